@@ -1,0 +1,1 @@
+"""The audit: writes it down before anything is released."""

@@ -1,0 +1,79 @@
+"""The audit record: what is written down of one request, before the journal gives it its place in the chain."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Event(StrEnum):
+    """What a record is about."""
+
+    SECRET_PERMIT = "SECRET_PERMIT"
+    SECRET_DENY = "SECRET_DENY"
+    SECRET_ERROR = "SECRET_ERROR"
+    SECRET_ROTATED = "SECRET_ROTATED"
+    AUDIT_START = "AUDIT_START"
+    AUDIT_STOP = "AUDIT_STOP"
+    AUDIT_TRUNCATED = "AUDIT_TRUNCATED"
+
+
+class Phase(StrEnum):
+    """`intent` before a mutation is forwarded, `outcome` after it; a read has one `outcome`."""
+
+    INTENT = "intent"
+    OUTCOME = "outcome"
+
+
+class Effect(StrEnum):
+    """What became of the request."""
+
+    PERMIT = "permit"
+    DENY = "deny"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record. `fields` are the contract's names with JSON values; the journal adds `event_id`, `ts`, `instance`,
+    `seq` and `prev`. Never in it: a secret's value, a path, a key name, a token, a proof."""
+
+    event: Event
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRef:
+    """How the audit names a secret without telling it: HMAC-SHA256 under the tenant's salt, base64url, no padding."""
+
+    resource_ref: str
+    parent_ref: str
+    ref_key_id: str
+    resource_arn: str
+
+
+class ResourceRefs:
+    """Makes references under one tenant's salt."""
+
+    def __init__(self, tenant_id: str, salt: bytes) -> None:
+        if len(salt) < 16:
+            raise ValueError("the tenant's salt is shorter than 16 bytes")
+        self._tenant_id = tenant_id
+        self._salt = salt
+        # The key's id tells which salt made a reference without telling the salt.
+        self.key_id = hmac.new(salt, b"openbao-sidecar ref_key_id", hashlib.sha256).hexdigest()[:16]
+
+    def _mac(self, text: str) -> str:
+        digest = hmac.digest(self._salt, text.encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def of(self, uri_without_version: str, uri_without_fragment: str) -> ResourceRef:
+        """The reference of a canonical URI, given without `?version`, and without `#fragment` and `?version`."""
+        ref = self._mac(uri_without_version)
+        parent = ref if uri_without_fragment == uri_without_version else self._mac(uri_without_fragment)
+        return ResourceRef(ref, parent, self.key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")

@@ -1,0 +1,1 @@
+"""The caller: who asks. Credentials become a `Caller`, or are refused."""

@@ -1,0 +1,76 @@
+"""Who asks: the values that the caller stage hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class BindingKind(StrEnum):
+    """How the credential is bound to its sender."""
+
+    NONE = "none"
+    DPOP = "dpop"
+    MTLS = "mtls"
+    DPOP_MTLS = "dpop+mtls"
+    POD = "pod"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The proven binding. `thumbprint` is the token's `cnf.jkt` (RFC 7638) or `x5t#S256`; both joined by `+`."""
+
+    kind: BindingKind = BindingKind.NONE
+    thumbprint: str = ""
+
+
+class Credential:
+    """A token as presented. Shows itself to nobody: `repr`, `str` and formatting are redacted."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The token itself, for the one place that must send or compare it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Credential(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("a credential is not pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller.
+
+    Times are seconds since the epoch, from the token's claims. `act` is the delegation chain (RFC 8693) as it stood
+    in the token, `claims_digest` a stable text of it for keys. `workflow_run_id`, `node_id`, `system_id` come from
+    claims only.
+    """
+
+    subject: str
+    issuer: str
+    client_id: str = ""
+    act: Mapping[str, Any] = field(default_factory=dict)
+    scopes: frozenset[str] = frozenset()
+    audience: tuple[str, ...] = ()
+    acr: str = ""
+    amr: tuple[str, ...] = ()
+    auth_time: int | None = None
+    token_jti: str = ""
+    issued_at: int | None = None
+    expires_at: int = 0
+    binding: Binding = Binding()
+    proof_jti: str = ""
+    workflow_run_id: str = ""
+    node_id: str = ""
+    system_id: str = ""
+    token: Credential | None = None

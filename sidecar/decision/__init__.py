@@ -1,0 +1,1 @@
+"""The decision: whether they may, now, this often, with this key in hand."""

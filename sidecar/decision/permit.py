@@ -1,0 +1,85 @@
+"""What a decision hands on. Nothing but `sidecar.decision` makes a `Permit`; upstream takes nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sidecar.caller.identity import Caller
+from sidecar.surface.operation import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Obligations:
+    """What the PDP asked for, parsed. None: not given, the configured default applies.
+
+    `release` is the set of KV keys that may leave (several intersect); `notifications` are published to Kafka;
+    `terminate_sessions` names subjects whose grants are dropped.
+    """
+
+    ttl_seconds: int | None = None
+    max_uses: int | None = None
+    release: frozenset[str] | None = None
+    step_up_acr_values: tuple[str, ...] = ()
+    notifications: tuple[Mapping[str, Any], ...] = ()
+    terminate_sessions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The PDP's answer. `policies` are the determining policies' ids, for the record and `sidecar explain`."""
+
+    permit: bool
+    obligations: Obligations = Obligations()
+    decision_id: str = ""
+    policy_version: str = ""
+    policies: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question to a PDP, in the shape of OpenID AuthZEN 1.0 (section 5): plain JSON values."""
+
+    subject: Mapping[str, Any]
+    action: Mapping[str, Any]
+    resource: Mapping[str, Any]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pdp(Protocol):
+    """A policy decision point."""
+
+    async def evaluate(self, question: Question) -> Verdict:
+        """Asks. Raises `Refused(PDP_UNAVAILABLE)` where no trustworthy answer came."""
+
+
+class Reservation(Protocol):
+    """Uses taken out of a grant before the call. Exactly one of `commit` and `refund` counts, the first one said."""
+
+    def commit(self) -> None:
+        """The uses are spent."""
+
+    def refund(self) -> None:
+        """The uses go back to their grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantState:
+    """A grant as the audit shows it. `expires_at` is seconds since the epoch."""
+
+    hit: bool
+    uses_left: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """An authorised operation: the only thing that upstream will forward."""
+
+    operation: Operation
+    caller: Caller
+    verdict: Verdict
+    grant: GrantState
+    reservation: Reservation

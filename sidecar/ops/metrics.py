@@ -1,0 +1,53 @@
+"""Every metric, by its contract name. No label carries a path, a subject or a token: label values are closed sets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry(auto_describe=True)
+
+_FAST: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0)
+_SLOW: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 30.0)
+
+DECISIONS: Final = Counter(
+    "sidecar_decisions", "Decisions by effect and purpose", ["effect", "purpose"], registry=REGISTRY
+)
+DENIES: Final = Counter("sidecar_denies", "Requests denied, by code", ["code"], registry=REGISTRY)
+GRANTS: Final = Counter(
+    "sidecar_grants", "Grant look-ups: hit, miss, expired, exhausted", ["result"], registry=REGISTRY
+)
+NEGATIVE_HITS: Final = Counter(
+    "sidecar_negative_cache_hits", "Denials answered from the negative cache", registry=REGISTRY
+)
+REPLAYS: Final = Counter("sidecar_replays", "Replays refused: proof or token", ["kind"], registry=REGISTRY)
+MOUNT_VIOLATIONS: Final = Counter(
+    "sidecar_tenant_mount_violations", "Requests outside the tenant's mounts", registry=REGISTRY
+)
+PEP_SECONDS: Final = Histogram(
+    "sidecar_pep_seconds",
+    "Time to a decision, without upstream: from a live grant, or the first time",
+    ["path"],
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+PDP_SECONDS: Final = Histogram("sidecar_pdp_seconds", "Time of one PDP call", buckets=_FAST, registry=REGISTRY)
+PDP_ERRORS: Final = Counter("sidecar_pdp_errors", "PDP calls without a trustworthy answer", registry=REGISTRY)
+UPSTREAM_SECONDS: Final = Histogram(
+    "sidecar_upstream_seconds", "Time to OpenBao's head", ["operation"], buckets=_SLOW, registry=REGISTRY
+)
+ERRORS: Final = Counter(
+    "sidecar_errors", "Requests that failed with a 5xx of the sidecar's own", ["code"], registry=REGISTRY
+)
+AUDIT_RECORDS: Final = Counter("sidecar_audit_records", "Audit records written", ["event"], registry=REGISTRY)
+AUDIT_BACKLOG_RECORDS: Final = Gauge(
+    "sidecar_audit_backlog_records", "Records not yet acknowledged by Kafka", registry=REGISTRY
+)
+AUDIT_BACKLOG_BYTES: Final = Gauge("sidecar_audit_backlog_bytes", "Bytes of the spool in use", registry=REGISTRY)
+AUDIT_OLDEST_SECONDS: Final = Gauge(
+    "sidecar_audit_oldest_seconds",
+    "Age of the oldest record not yet acknowledged by Kafka",
+    registry=REGISTRY,
+)
+CACHE_ENTRIES: Final = Gauge("sidecar_cache_entries", "Entries of each bounded table", ["cache"], registry=REGISTRY)

@@ -1,0 +1,1 @@
+"""One closed table per secrets engine."""

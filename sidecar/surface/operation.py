@@ -1,0 +1,115 @@
+"""What is asked: the closed model that authorisation, audit and the upstream request are all made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from sidecar.surface.secret_uri import SecretUri
+
+
+class Purpose(StrEnum):
+    """Why a secret is touched. A grant is for one purpose."""
+
+    READ = "read"
+    EXECUTE = "execute"
+    WRITE = "write"
+    OWNER_UPDATE = "owner_update"
+    ROTATE = "rotate"
+    DELETE = "delete"
+    UNDELETE = "undelete"
+    DESTROY_VERSIONS = "destroy_versions"
+    READ_METADATA = "read_metadata"
+    RENEW = "renew"
+    REVOKE = "revoke"
+
+
+SCOPE: Final[Mapping[Purpose, str]] = {
+    Purpose.READ: "secrets.read",
+    Purpose.EXECUTE: "secrets.read",
+    Purpose.WRITE: "secrets.write",
+    Purpose.OWNER_UPDATE: "secrets.set_owner",
+    Purpose.ROTATE: "secrets.rotate",
+    Purpose.DELETE: "secrets.delete",
+    Purpose.UNDELETE: "secrets.delete",
+    Purpose.DESTROY_VERSIONS: "secrets.destroy",
+    Purpose.READ_METADATA: "secrets.read_metadata",
+    Purpose.RENEW: "secrets.read",
+    Purpose.REVOKE: "secrets.delete",
+}
+"""The OAuth scope that each purpose needs where `scopes.enforce` is on."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """The request to OpenBao, built from the model, never from the caller's bytes.
+
+    `path` is percent-encoded, starts with `/v1/`; `query` is encoded, without `?`, empty for none; `namespace` is the
+    full namespace (`upstream.namespace` included) or empty. `body` is serialised JSON, or None.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    namespace: str = ""
+    body: bytes | None = None
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One named operation on one secret.
+
+    `mutation` is true for whatever changes or creates something upstream, whatever its method: its intent is
+    recorded before it is forwarded. `uses` is what it spends of a grant (a batch of N spends N). `streams` is true
+    where the answer may be passed on as it comes (plain KV reads), false where it must be held (leases, `auth`).
+    """
+
+    name: str
+    purpose: Purpose
+    uri: SecretUri
+    upstream: UpstreamRequest
+    mutation: bool = False
+    uses: int = 1
+    streams: bool = False
+
+
+class LocalAnswerKind(StrEnum):
+    """Requests that the sidecar answers itself, for the caller, from the caller's own identity."""
+
+    LOOKUP_SELF = "lookup-self"
+    RENEW_SELF = "renew-self"
+    REVOKE_SELF = "revoke-self"
+    UI_MOUNTS = "ui-mounts"
+    SYS_HEALTH = "sys-health"
+    SYS_SEAL_STATUS = "sys-seal-status"
+    SYS_LEADER = "sys-leader"
+
+
+UNAUTHENTICATED: Final = frozenset(
+    {LocalAnswerKind.SYS_HEALTH, LocalAnswerKind.SYS_SEAL_STATUS, LocalAnswerKind.SYS_LEADER}
+)
+"""Local answers that need no token: OpenBao itself answers them to anyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswer:
+    """A request answered here. `argument` is the path below `ui/mounts/`; `upstream` what is asked of OpenBao
+    (without any token) for the unauthenticated ones."""
+
+    kind: LocalAnswerKind
+    argument: str = ""
+    upstream: UpstreamRequest | None = None
+
+
+class Route(Protocol):
+    """A request named by its head. Where the body decides something, the operation is known only with it."""
+
+    @property
+    def needs_body(self) -> bool:
+        """Whether `operation` reads the body; where false, a body sent all the same is refused."""
+
+    def operation(self, body: bytes) -> Operation:
+        """The operation. Raises `Refused` where the body cannot be read in exactly one way."""

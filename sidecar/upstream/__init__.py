@@ -1,0 +1,1 @@
+"""Upstream: does what was permitted, at most once, on OpenBao."""
