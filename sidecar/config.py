@@ -460,13 +460,15 @@ def _problem_of(kind: str, location: tuple[int | str, ...], message: str) -> Pro
 
 def _take_out(tree: dict[str, Any], location: tuple[int | str, ...]) -> None:
     """Removes the value at a location; where that is missing, the smallest thing around it that exists."""
-    node: Any = tree
     holder: Any = None
     last: Any = None
+    node: Any = tree
     for part in location:
-        if not ((isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node)))):
+        try:
+            child = node[part]
+        except (KeyError, IndexError, TypeError):
             break
-        holder, last, node = node, part, node[part]
+        holder, last, node = node, part, child
     if holder is not None:
         del holder[last]
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cachetools import LRUCache
+
+from sidecar.surface.secret_uri import SecretUri
+
 
 class Event(StrEnum):
     """What a record is about."""
@@ -65,6 +69,7 @@ class ResourceRefs:
             raise ValueError("the tenant's salt is shorter than 16 bytes")
         self._tenant_id = tenant_id
         self._salt = salt
+        self._remembered: LRUCache[SecretUri, ResourceRef] = LRUCache(4096)
         # The key's id tells which salt made a reference without telling the salt.
         self.key_id = hmac.new(salt, b"openbao-sidecar ref_key_id", hashlib.sha256).hexdigest()[:16]
 
@@ -72,8 +77,13 @@ class ResourceRefs:
         digest = hmac.digest(self._salt, text.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    def of(self, uri_without_version: str, uri_without_fragment: str) -> ResourceRef:
-        """The reference of a canonical URI, given without `?version`, and without `#fragment` and `?version`."""
-        ref = self._mac(uri_without_version)
-        parent = ref if uri_without_fragment == uri_without_version else self._mac(uri_without_fragment)
-        return ResourceRef(ref, parent, self.key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")
+    def of(self, uri: SecretUri) -> ResourceRef:
+        """The reference of a secret: of its URI without `?version`, and of that without `#fragment`."""
+        remembered = self._remembered.get(uri)
+        if remembered is None:
+            whole = uri.without_version()
+            ref = self._mac(str(whole))
+            parent = ref if whole.fragment is None else self._mac(str(whole.without_fragment()))
+            remembered = ResourceRef(ref, parent, self.key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")
+            self._remembered[uri] = remembered
+        return remembered

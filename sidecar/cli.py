@@ -1,0 +1,245 @@
+"""The command line. Each command imports what it needs when it runs, so that `serve` starts fast and `uri` at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sidecar import __version__
+from sidecar.config import Config, ConfigError, effective, load
+from sidecar.errors import Refused
+
+app = typer.Typer(
+    name="sidecar",
+    help="A policy enforcement point in front of OpenBao.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+audit = typer.Typer(help="Read, verify and search the audit.", no_args_is_help=True)
+policy = typer.Typer(help="Ask the configured PDP.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+app.add_typer(policy, name="policy")
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file (YAML).", show_default=False)]
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    """The console script."""
+    if sys.argv[1:2] == ["dev"]:
+        # The development world brings terminal tables and certificates along; `serve` must not pay for them.
+        from sidecar.dev.commands import app as dev
+
+        app.add_typer(dev, name="dev")
+    else:
+
+        @app.command("dev", help="The development world: real OpenBao, an issuer, the sidecar, a tour.")
+        def _dev() -> None: ...
+
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sidecar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")] = (
+        False
+    ),
+) -> None: ...
+
+
+def _fail(message: str, code: int = EXIT_REFUSED) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def _load(path: Path) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        lines = [f"{path}: {len(error.problems)} problem(s)"]
+        for problem in error.problems:
+            lines.append(f"  {problem.key or '(file)'}: {problem.message}")
+            if problem.remedy:
+                lines.append(f"      → {problem.remedy}")
+        _fail("\n".join(lines), EXIT_USAGE)
+
+
+def _print_json(value: Any, *, compact: bool = False) -> None:
+    import json
+
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
+
+
+# -- run -----------------------------------------------------------------------------------------------------------
+@app.command()
+def serve(config: ConfigFile) -> None:
+    """Run the proxy. SIGTERM drains and stops it, SIGHUP reloads policies, keys and certificates."""
+    from sidecar.app import run
+
+    raise typer.Exit(run(_load(config)))
+
+
+@app.command()
+def check(config: ConfigFile) -> None:
+    """Validate a configuration: every problem in one run, each with its key and a remedy. Exit 0 or 2.
+
+    The keys are documented in docs/reference/configuration.md.
+    """
+    import yaml
+
+    loaded = _load(config)
+    warnings = _policy_warnings(loaded)
+    typer.echo(yaml.safe_dump(effective(loaded), sort_keys=False, allow_unicode=True).rstrip())
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{config}: valid", err=True)
+
+
+def _policy_warnings(config: Config) -> list[str]:
+    """Loads the policy set as `serve` would: a set that cannot be loaded makes the configuration invalid."""
+    if not config.authorization.enabled or config.authorization.pdp != "cedar":
+        return []
+    from sidecar.decision.cedar import CedarPdp, PolicyError
+
+    try:
+        return list(CedarPdp(config.authorization.cedar).warnings)
+    except PolicyError as error:
+        _fail(f"authorization.cedar.policies: {error}", EXIT_USAGE)
+
+
+# -- explain -------------------------------------------------------------------------------------------------------
+@app.command()
+def explain(
+    method: Annotated[str, typer.Argument(help="GET, LIST, POST, …")],
+    target: Annotated[str, typer.Argument(help="The request target: /v1/secret/data/app/db?version=3")],
+    config: ConfigFile,
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value', repeatable.")] = None,
+    body: Annotated[
+        Path | None, typer.Option(help="File with the request's body.", exists=True, dir_okay=False)
+    ] = None,
+) -> None:
+    """Say what a Vault request is: canonical URI, operation, purpose, and what would be sent to OpenBao."""
+    import asyncio
+
+    from sidecar.app import mount_table
+    from sidecar.door.head import parse_head
+    from sidecar.surface.explain import explain as explain_request
+    from sidecar.surface.vault_api import VaultApi
+
+    loaded = _load(config)
+    content = body.read_bytes() if body is not None else b""
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(header or [])]
+    if content:
+        lines.append(f"Content-Length: {len(content)}")
+    raw = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    try:
+        head = parse_head(
+            raw,
+            max_header_bytes=loaded.limits.max_header_kib * 1024,
+            max_uri_bytes=loaded.limits.max_uri_bytes,
+        )
+        table = asyncio.run(mount_table(loaded))
+        result = explain_request(head, content, VaultApi(lambda: table))
+    except Refused as refused:
+        result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
+    _print_json(result)
+    raise typer.Exit(EXIT_REFUSED if "error" in result else 0)
+
+
+@app.command()
+def uri(
+    text: Annotated[str, typer.Argument(metavar="URI", help="A secret URI in any spelling.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Takes the mounts from this file.")] = None,
+) -> None:
+    """Show the canonical form of a secret URI and its parts. Without --config the mount is the first segment."""
+    import asyncio
+
+    from sidecar.app import mount_table
+    from sidecar.surface.explain import describe_uri
+
+    try:
+        table = asyncio.run(mount_table(_load(config))) if config is not None else None
+        result = describe_uri(text, table)
+    except Refused as refused:
+        result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
+    _print_json(result)
+    raise typer.Exit(EXIT_REFUSED if "error" in result else 0)
+
+
+# -- policy --------------------------------------------------------------------------------------------------------
+@policy.command("test")
+def policy_test(
+    subject: Annotated[str, typer.Option(help="The caller's subject.")],
+    purpose: Annotated[str, typer.Option(help="read, write, …")],
+    uri: Annotated[str, typer.Option(help="A secret URI.")],
+    config: ConfigFile,
+    operation: Annotated[str, typer.Option(help="The operation, where policies look at it (kv2.read).")] = "",
+    issuer: Annotated[str, typer.Option(help="The token's issuer; the first configured where not given.")] = "",
+) -> None:
+    """Ask the configured PDP one question; print decision, obligations, determining policies. Exit 0 or 1."""
+    import asyncio
+
+    from sidecar.app import ask_pdp
+
+    try:
+        result = asyncio.run(
+            ask_pdp(_load(config), subject=subject, purpose=purpose, uri=uri, operation=operation, issuer=issuer)
+        )
+    except Refused as refused:
+        result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
+    _print_json(result)
+    raise typer.Exit(0 if result.get("decision") is True else EXIT_REFUSED)
+
+
+# -- audit ---------------------------------------------------------------------------------------------------------
+Sources = Annotated[list[Path], typer.Argument(help="Spool folders, segments, or files of JSON lines.", exists=True)]
+
+
+@audit.command("verify")
+def audit_verify(files: Sources) -> None:
+    """Check the chain of audit records: gaps, edits, order. Prints the first break; exit 0 or 1."""
+    from sidecar.audit.commands import verify
+
+    raise typer.Exit(verify(files, sys.stdout))
+
+
+@audit.command("cat")
+def audit_cat(
+    sources: Sources,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the spool grows.")] = False,
+) -> None:
+    """Print the records as JSON lines, oldest first."""
+    from sidecar.audit.commands import cat
+
+    raise typer.Exit(cat(sources, follow=follow, out=sys.stdout))
+
+
+@audit.command("ref")
+def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config: ConfigFile) -> None:
+    """Print how the audit names a secret: its `resource_ref`, so that its records can be found."""
+    import asyncio
+    import dataclasses
+
+    from sidecar.app import mount_table, resource_refs
+    from sidecar.surface.secret_uri import parse
+
+    loaded = _load(config)
+    try:
+        table = asyncio.run(mount_table(loaded))
+        secret = parse(uri, table)
+    except Refused as refused:
+        _fail(f"{refused.code}: {refused.message}")
+    _print_json({"uri": str(secret)} | dataclasses.asdict(resource_refs(loaded).of(secret)))

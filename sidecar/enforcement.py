@@ -1,0 +1,260 @@
+"""The way of one request, top to bottom. Every stage is called once, in this order:
+
+    door       one strict reading of the HTTP head
+    surface    head → what is asked
+    caller     credentials → who asks
+    guard      what × who: the tenant's mounts, scopes
+    decision   → Permit: a live grant, or the PDP; a use is reserved
+    audit      the intent, durable, before whatever changes something upstream
+    upstream   Permit → OpenBao's head; built from the Operation, never from the caller's bytes
+    audit      the record, durable: a read's before its first byte goes out, a mutation's outcome
+    release    the answer goes out; the use is committed, or given back
+
+A stage that will not go on raises `Refused`; `_refuse` turns it into an answer and a record, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+import structlog
+
+from sidecar.audit.journal import Journal
+from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
+from sidecar.caller.authenticate import Authenticator
+from sidecar.clock import Clock
+from sidecar.decision.decide import Decider
+from sidecar.decision.guard import Guard
+from sidecar.decision.permit import Permit
+from sidecar.door.answer import Answer, Inbound
+from sidecar.errors import Code, Dialect, Refused, error_body
+from sidecar.ops import metrics
+from sidecar.surface import local_answers
+from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
+from sidecar.surface.vault_api import VaultApi
+from sidecar.trail import Trail
+from sidecar.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailure
+from sidecar.upstream.release import Release
+
+_log = structlog.get_logger(__name__)
+
+WHOLE_BYTES: Final = 256 * 1024
+"""A streamable answer up to this size is read whole before it goes out: cheaper than streaming, and never cut."""
+
+_JSON: Final = "application/json"
+
+
+class Enforcement:
+    """The policy enforcement point: called with each request that came through the door."""
+
+    def __init__(
+        self,
+        *,
+        api: VaultApi,
+        authenticator: Authenticator,
+        guard: Guard,
+        decider: Decider,
+        journal: Journal,
+        upstream: UpstreamClient,
+        release: Release,
+        refs: ResourceRefs,
+        tenant_id: str,
+        max_body_bytes: int,
+        clock: Clock,
+    ) -> None:
+        self._api = api
+        self._authenticator = authenticator
+        self._guard = guard
+        self._decider = decider
+        self._journal = journal
+        self._upstream = upstream
+        self._release = release
+        self._refs = refs
+        self._tenant_id = tenant_id
+        self._max_body_bytes = max_body_bytes
+        self._clock = clock
+
+    async def __call__(self, inbound: Inbound) -> Answer:
+        """Answers one request. Never raises for anything a caller can send."""
+        trail = Trail()
+        try:
+            return await self._way(inbound, trail)
+        except Refused as refused:
+            return await self._refuse(refused, inbound, trail)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must become neither a traceback nor a hole in the record
+            _log.exception("internal fault", correlation_id=trail.correlation_id)
+            refused = Refused(Code.UPSTREAM_ERROR, "the sidecar failed; nothing was released", detail=repr(error))
+            return await self._refuse(refused, inbound, trail)
+
+    async def _way(self, inbound: Inbound, trail: Trail) -> Answer:
+        head = inbound.head()
+        trail.read_correlation(head)
+        self._authenticator.check_origin(head)
+        route = self._api.route(head)
+        if isinstance(route, LocalAnswer):
+            trail.local = f"local.{route.kind}"
+            if route.kind in UNAUTHENTICATED:
+                return await self._answer_public(route, trail)
+        caller = trail.caller = await self._authenticator.authenticate(head, inbound.peer)
+        body = await inbound.body(self._max_body_bytes) if head.has_body else b""
+        if isinstance(route, LocalAnswer):
+            return await self._answer_locally(route, trail)
+        if body and not route.needs_body:
+            raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
+        operation = trail.operation = route.operation(body)
+        self._guard.check(operation, caller)
+        permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
+        path = "grant" if permit.grant.hit else "first"
+        metrics.PEP_SECONDS.labels(path).observe(time.perf_counter() - trail.started)
+        return await self._execute(permit, trail)
+
+    # -- execute and release ---------------------------------------------------------------------------------------
+    async def _execute(self, permit: Permit, trail: Trail) -> Answer:
+        """Forwards what was permitted. Whatever happens, the reservation is committed or refunded exactly once."""
+        operation = permit.operation
+        try:
+            if operation.mutation:
+                await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
+            answer = await self._forward(permit, trail)
+            try:
+                return await self._let_through(permit, answer, trail)
+            except BaseException:
+                answer.close()
+                raise
+        except UpstreamFailure as failure:
+            # A mutation that may have reached OpenBao has an unknown outcome: its use is spent.
+            if operation.mutation and failure.sent:
+                permit.reservation.commit()
+            raise
+        finally:
+            permit.reservation.refund()  # counts only where nothing was committed
+
+    async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:
+        try:
+            answer = await self._upstream.forward(permit, traceparent=trail.traceparent)
+        except UpstreamFailure as failure:
+            trail.forwarded = failure.sent
+            raise
+        except BaseException:
+            # Cancelled in the middle: what OpenBao did is not known.
+            if permit.operation.mutation:
+                permit.reservation.commit()
+            raise
+        trail.forwarded = True
+        trail.upstream_status = answer.status
+        trail.upstream_seconds = answer.duration_seconds
+        metrics.UPSTREAM_SECONDS.labels(permit.operation.name).observe(answer.duration_seconds)
+        if permit.operation.mutation and (answer.status < 300 or answer.status >= 500):
+            permit.reservation.commit()  # it happened, or may have
+        return answer
+
+    async def _let_through(self, permit: Permit, answer: UpstreamAnswer, trail: Trail) -> Answer:
+        operation = permit.operation
+        length = answer.content_length
+        whole = not operation.streams or permit.verdict.obligations.release is not None or answer.status >= 400
+        if whole or (length is not None and length <= WHOLE_BYTES):
+            raw = await answer.read(self._max_body_bytes)
+            body = self._release.body(permit, answer.status, raw)
+            self._note_answer(operation, answer.status, body, trail)
+            await self._write_outcome(permit, answer.status, trail)
+            return Answer(answer.status, self._headers(answer.headers, trail), body)
+        await self._write_outcome(permit, answer.status, trail)
+        return Answer(answer.status, self._headers(answer.headers, trail), self._release.stream(answer), length)
+
+    @staticmethod
+    def _note_answer(operation: Operation, status: int, body: bytes, trail: Trail) -> None:
+        """What the record says of OpenBao's answer: its request id, and the version where one was read or made."""
+        if not body.startswith(b"{"):
+            return
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return
+        request_id = answer.get("request_id")
+        if isinstance(request_id, str):
+            trail.upstream_request_id = request_id[:64]
+        if status < 300 and operation.name in ("kv2.read", "kv2.write", "kv2.patch"):
+            data = answer.get("data")
+            if isinstance(data, dict):
+                version = (data.get("metadata") or data).get("version")
+                trail.kv_version = version if isinstance(version, int) else None
+
+    async def _write_outcome(self, permit: Permit, status: int, trail: Trail) -> None:
+        operation = permit.operation
+        if status >= 500:
+            event, effect = Event.SECRET_ERROR, Effect.ERROR
+        elif operation.purpose is Purpose.ROTATE and status < 300:
+            event, effect = Event.SECRET_ROTATED, Effect.PERMIT
+        else:
+            event, effect = Event.SECRET_PERMIT, Effect.PERMIT
+        await self._write_down(trail, event, effect, Phase.OUTCOME)
+        if status < 300:
+            permit.reservation.commit()
+        metrics.DECISIONS.labels("permit", operation.purpose).inc()
+
+    async def _write_down(self, trail: Trail, event: Event, effect: Effect, phase: Phase) -> None:
+        record = trail.record(self._refs, self._tenant_id, event, effect, phase)
+        uses = trail.operation.uses if trail.operation else 1
+        if uses == 1:
+            await self._journal.append(record)
+        else:  # a batch is one record per item
+            await self._journal.append_many([record] * uses)
+
+    # -- answers of the sidecar's own ------------------------------------------------------------------------------
+    async def _answer_public(self, route: LocalAnswer, trail: Trail) -> Answer:
+        """`sys/health`, `sys/seal-status`, `sys/leader`: OpenBao answers these to anyone, without a token. They touch
+        no secret, are polled by probes, and are not recorded (OpenBao's own audit does not either)."""
+        if route.upstream is None:
+            raise Refused(Code.OPERATION_FORBIDDEN, "this path is not served")
+        answer = await self._upstream.public(route.upstream)
+        body = self._release.own(await answer.read(WHOLE_BYTES))
+        return Answer(answer.status, self._headers(answer.headers, trail), body)
+
+    async def _answer_locally(self, route: LocalAnswer, trail: Trail) -> Answer:
+        caller = trail.caller
+        if caller is None:
+            raise Refused(Code.TOKEN_MISSING, "this request needs a token")
+        status, body = local_answers.answer(route, caller, self._api.mounts, now=self._clock.wall())
+        record = trail.record(self._refs, self._tenant_id, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
+        await self._journal.append(record)
+        if route.kind is LocalAnswerKind.REVOKE_SELF:
+            self._decider.drop_subject(caller.issuer, caller.subject)
+        return Answer(status, self._headers({}, trail), body)
+
+    async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
+        """The one place where a refusal becomes a record and an answer."""
+        effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
+        record: Record = trail.record(self._refs, self._tenant_id, event, effect, Phase.OUTCOME, refused.code)
+        try:
+            await self._journal.append(record)
+        except Refused as unwritable:
+            # Nothing is released in either case; the operator must see that the journal is the trouble.
+            refused = unwritable
+        purpose = str(trail.purpose or "none")
+        metrics.DECISIONS.labels(effect, purpose).inc()
+        if refused.is_fault:
+            metrics.ERRORS.labels(refused.code).inc()
+        else:
+            metrics.DENIES.labels(refused.code).inc()
+        _log.info(
+            "refused",
+            code=refused.code,
+            status=refused.status,
+            purpose=purpose,
+            detail=refused.detail,
+            correlation_id=trail.correlation_id,
+        )
+        body = error_body(refused.code, refused.message, trail.correlation_id, Dialect.of(inbound.target))
+        return Answer(refused.status, self._headers({}, trail) | dict(refused.headers), body)
+
+    def _headers(self, given: Mapping[str, str], trail: Trail) -> dict[str, str]:
+        return {
+            "Content-Type": _JSON,
+            "Cache-Control": "no-store",
+            "X-Correlation-ID": trail.correlation_id,
+            **self._authenticator.nonce_headers(),
+            **given,
+        }

@@ -1,0 +1,138 @@
+"""What is known of one request so far, and the audit record made from it.
+
+The only mutable thing on the way of a request: each stage's result is noted here as it is reached, so that a refusal
+anywhere is recorded with all that was known by then. It holds no value, path or token that could reach a record.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
+from sidecar.caller.identity import Caller
+from sidecar.decision.permit import Permit
+from sidecar.door.head import Head
+from sidecar.surface.operation import Operation, Purpose
+
+_CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+@dataclass(slots=True)
+class Trail:
+    """Notes on one request. `started` is `time.perf_counter()` seconds."""
+
+    started: float = field(default_factory=time.perf_counter)
+    correlation_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    trace_id: str = ""
+    span_id: str = ""
+    trace_flags: str = "00"
+    operation: Operation | None = None
+    local: str = ""
+    caller: Caller | None = None
+    permit: Permit | None = None
+    forwarded: bool = False
+    upstream_status: int | None = None
+    upstream_seconds: float | None = None
+    upstream_request_id: str = ""
+    kv_version: int | None = None
+
+    def read_correlation(self, head: Head) -> None:
+        """Takes the caller's correlation id and trace context where they are well formed, else keeps our own.
+
+        W3C Trace Context, section 3.2: a malformed `traceparent` is ignored and a new trace begins.
+        """
+        given = head.headers.get("x-correlation-id", "")
+        if _CORRELATION_ID.fullmatch(given):
+            self.correlation_id = given
+        match = _TRACEPARENT.fullmatch(head.headers.get("traceparent", ""))
+        if match:
+            self.trace_id, _, self.trace_flags = match.groups()
+            self.span_id = secrets.token_hex(8)
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace context handed on to OpenBao and the PDP; none where the caller sent none."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.trace_flags}" if self.trace_id else None
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """The purpose, once the operation is known."""
+        return self.operation.purpose if self.operation else None
+
+    def record(
+        self, refs: ResourceRefs, tenant_id: str, event: Event, effect: Effect, phase: Phase, code: str = ""
+    ) -> Record:
+        """The audit record of what is known now, with the contract's field names."""
+        operation, caller, permit = self.operation, self.caller, self.permit
+        fields: dict[str, Any] = {
+            "phase": phase,
+            "effect": effect,
+            "code": code or None,
+            "purpose": operation.purpose if operation else None,
+            "operation": operation.name if operation else self.local or None,
+            "subject": None,
+            "tenant_id": tenant_id,
+            "resource_ref": None,
+            "parent_ref": None,
+            "ref_key_id": refs.key_id,
+            "resource_arn": None,
+            "decision_id": None,
+            "policy_version": None,
+            "grant": None,
+            "binding": None,
+            "token_jti": None,
+            "proof_jti": None,
+            "correlation_id": self.correlation_id,
+            "trace_id": self.trace_id or None,
+            "span_id": self.span_id or None,
+            "workflow_run_id": None,
+            "node_id": None,
+            "system_id": None,
+            "upstream": None,
+            "kv_version": self.kv_version,
+            "lease_ref": None,
+        }
+        if operation is not None:
+            ref = refs.of(operation.uri)
+            fields["resource_ref"] = ref.resource_ref
+            fields["parent_ref"] = ref.parent_ref
+            fields["resource_arn"] = ref.resource_arn
+        if caller is not None:
+            fields["subject"] = {
+                "sub": caller.subject,
+                "iss": caller.issuer,
+                "client_id": caller.client_id or None,
+                "act": caller.act or None,
+            }
+            fields["binding"] = {"kind": caller.binding.kind, "thumbprint": caller.binding.thumbprint or None}
+            fields["token_jti"] = caller.token_jti or None
+            fields["proof_jti"] = caller.proof_jti or None
+            fields["workflow_run_id"] = caller.workflow_run_id or None
+            fields["node_id"] = caller.node_id or None
+            fields["system_id"] = caller.system_id or None
+        if permit is not None:
+            fields["decision_id"] = permit.verdict.decision_id or None
+            fields["policy_version"] = permit.verdict.policy_version or None
+            fields["grant"] = {
+                "hit": permit.grant.hit,
+                "uses_left": permit.grant.uses_left,
+                "expires_at": rfc3339(permit.grant.expires_at),
+            }
+        if self.forwarded:
+            fields["upstream"] = {
+                "status": self.upstream_status,
+                "duration_ms": None if self.upstream_seconds is None else round(self.upstream_seconds * 1000, 3),
+                "request_id": self.upstream_request_id or None,
+            }
+        return Record(event, fields)
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the epoch as RFC 3339, UTC, microseconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
