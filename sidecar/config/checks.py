@@ -1,0 +1,291 @@
+"""The rules of the configuration that types cannot say: what goes together, what must be a file, what `prod` refuses."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sidecar.config.problems import Problem
+from sidecar.config.tree import Config, Environment
+
+
+def cross_checks(config: Config) -> list[Problem]:
+    """Everything wrong with a tree whose single values are right."""
+    found: list[Problem] = []
+    for check in (
+        _check_listen,
+        _check_upstream,
+        _check_mounts,
+        _check_tenant,
+        _check_identity,
+        _check_authorization,
+        _check_replay,
+        _check_audit,
+        _check_not_built,
+    ):
+        found += check(config)
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and loopback addresses."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` → its parts. Raises ValueError where it is not one."""
+    parts = urlsplit(f"//{address}")
+    if parts.hostname is None or parts.port is None or parts.path or parts.username is not None:
+        raise ValueError("not host:port")
+    return parts.hostname, parts.port
+
+
+def _check_address(key: str, address: str) -> list[Problem]:
+    if address.startswith("unix:///"):
+        return []
+    try:
+        split_address(address)
+    except ValueError:
+        return [Problem(key, f"{address!r} is not an address", "write host:port, or unix:///absolute/path")]
+    return []
+
+
+def _check_url(key: str, url: str, config: Config) -> list[Problem]:
+    """https, or http to loopback, or http outside prod."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return [Problem(key, "not a URL", "write https://host[:port]")]
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+        return [Problem(key, "not an http(s) URL", "write https://host[:port]")]
+    if parts.scheme == "http" and config.environment is Environment.PROD and not is_loopback(host):
+        return [Problem(key, "plain http where environment is prod", "use https; http is taken for loopback only")]
+    return []
+
+
+def _files(pairs: dict[str, Path | None]) -> list[Problem]:
+    return [
+        Problem(key, f"{path} is not a readable file", "create it, or correct the path")
+        for key, path in pairs.items()
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK))
+    ]
+
+
+def _check_listen(config: Config) -> list[Problem]:
+    listen, tls = config.listen, config.listen.tls
+    found = _check_address("listen.address", listen.address) + _check_address("ops.address", config.ops.address)
+    if (tls.cert_file is None) != (tls.key_file is None):
+        found.append(Problem("listen.tls", "cert_file and key_file go together", "give both or neither"))
+    if tls.client_cert != "none" and (tls.cert_file is None or tls.client_ca_file is None):
+        found.append(
+            Problem("listen.tls.client_cert", "needs cert_file, key_file and client_ca_file", "give all three")
+        )
+    for url in listen.public_urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+            found.append(Problem("listen.public_urls", f"{url!r} is not an origin", "write https://host[:port]"))
+    found += _files(
+        {
+            "listen.tls.cert_file": tls.cert_file,
+            "listen.tls.key_file": tls.key_file,
+            "listen.tls.client_ca_file": tls.client_ca_file,
+        }
+    )
+    return found
+
+
+def _check_upstream(config: Config) -> list[Problem]:
+    upstream, auth = config.upstream, config.upstream.auth
+    found: list[Problem] = []
+    if upstream.address is None:
+        if config.yaml_provider.path is None:
+            found.append(Problem("upstream.address", "is missing", "give OpenBao's URL here or in VAULT_URL"))
+        return found
+    found += _check_url("upstream.address", upstream.address, config)
+    tls = upstream.tls
+    if (tls.cert_file is None) != (tls.key_file is None):
+        found.append(Problem("upstream.tls", "cert_file and key_file go together", "give both or neither"))
+    if auth.mode == "broker":
+        needs: dict[str, dict[str, object]] = {
+            "token": {"token": auth.token},
+            "token_file": {"token_file": auth.token_file},
+            "approle": {"role_id": auth.role_id, "secret_id_file": auth.secret_id_file},
+            "kubernetes": {"role": auth.role, "jwt_file": auth.jwt_file},
+            "jwt": {"role": auth.role, "jwt_file": auth.jwt_file},
+            "cert": {},
+        }
+        found += [
+            Problem(f"upstream.auth.{key}", f"is missing for method {auth.method}", "give it")
+            for key, value in needs[auth.method].items()
+            if value is None
+        ]
+    found += _files(
+        {
+            "upstream.tls.ca_file": tls.ca_file,
+            "upstream.tls.cert_file": tls.cert_file,
+            "upstream.tls.key_file": tls.key_file,
+            "upstream.auth.token_file": auth.token_file,
+            "upstream.auth.secret_id_file": auth.secret_id_file,
+            "upstream.auth.jwt_file": auth.jwt_file,
+        }
+    )
+    return found
+
+
+def _check_mounts(config: Config) -> list[Problem]:
+    found: list[Problem] = []
+    seen: set[str] = set()
+    for index, mount in enumerate(config.mounts or ()):
+        key = f"mounts.{index}"
+        full = "/".join(part.strip("/") for part in (mount.namespace, mount.path) if part.strip("/"))
+        if not full or any(segment in ("", ".", "..") for segment in full.split("/")):
+            found.append(Problem(f"{key}.path", "is not a mount path", "write it without empty, . or .. segments"))
+        if full in seen:
+            found.append(Problem(f"{key}.path", f"{full!r} stands twice", "remove one"))
+        seen.add(full)
+    return found
+
+
+def _check_tenant(config: Config) -> list[Problem]:
+    tenant = config.tenant
+    found: list[Problem] = []
+    if not tenant.id:
+        found.append(Problem("tenant.id", "is missing", "give the tenant's id here or in TENANT_ID"))
+    elif not tenant.id.isprintable() or "/" in tenant.id or ":" in tenant.id or len(tenant.id) > 128:
+        found.append(Problem("tenant.id", "holds characters an identifier may not", "use letters, digits, - . _"))
+    if not tenant.allowed_mounts and config.upstream.address is not None:
+        found.append(Problem("tenant.allowed_mounts", "is empty, nothing would be allowed", "name the mounts"))
+    if (tenant.salt is None) == (tenant.salt_file is None):
+        found.append(
+            Problem("tenant.salt", "give exactly one of salt and salt_file", "a random text of at least 16 bytes")
+        )
+    if tenant.salt is not None and len(tenant.salt.get_secret_value().encode()) < 16:
+        found.append(Problem("tenant.salt", "is shorter than 16 bytes", "use a random text of at least 16 bytes"))
+    return found + _files({"tenant.salt_file": tenant.salt_file})
+
+
+def _check_identity(config: Config) -> list[Problem]:
+    identity = config.identity
+    found: list[Problem] = []
+    if not identity.required and config.environment is Environment.PROD:
+        found.append(
+            Problem(
+                "identity.required",
+                "false is refused where environment is prod",
+                "remove it, or set dev or test",
+            )
+        )
+    if identity.required and not identity.issuers:
+        found.append(Problem("identity.issuers", "is empty, nobody could call", "name at least one issuer"))
+    if not identity.audience:
+        found.append(Problem("identity.audience", "is empty", "name the audience that tokens must carry"))
+    seen: set[str] = set()
+    for index, issuer in enumerate(identity.issuers):
+        key = f"identity.issuers.{index}"
+        if (issuer.jwks_uri is None) == (issuer.jwks_file is None):
+            found.append(Problem(f"{key}.jwks_uri", "give exactly one of jwks_uri and jwks_file", "remove one"))
+        if issuer.jwks_uri is not None:
+            found += _check_url(f"{key}.jwks_uri", issuer.jwks_uri, config)
+        if issuer.issuer in seen:
+            found.append(Problem(f"{key}.issuer", "stands twice", "remove one"))
+        seen.add(issuer.issuer)
+        found += _files({f"{key}.jwks_file": issuer.jwks_file, f"{key}.ca_file": issuer.ca_file})
+    if identity.pod.enabled and identity.pod.token_file is None:
+        found.append(Problem("identity.pod.token_file", "is missing", "name the projected token's file"))
+    return found
+
+
+def _check_authorization(config: Config) -> list[Problem]:
+    authorization = config.authorization
+    found: list[Problem] = []
+    if not authorization.enabled and config.environment is not Environment.DEV:
+        found.append(
+            Problem("authorization.enabled", "false is refused unless environment is dev", "remove it, or set dev")
+        )
+    if not authorization.enabled:
+        return found
+    if authorization.pdp == "cedar":
+        policies = authorization.cedar.policies
+        if policies is None:
+            found.append(Problem("authorization.cedar.policies", "is missing", "name the folder of *.cedar files"))
+        elif not policies.is_dir():
+            found.append(Problem("authorization.cedar.policies", f"{policies} is not a folder", "create it"))
+        found += _files(
+            {
+                "authorization.cedar.schema": authorization.cedar.schema_,
+                "authorization.cedar.entities": authorization.cedar.entities,
+            }
+        )
+    elif authorization.authzen.url is None:
+        found.append(Problem("authorization.authzen.url", "is missing", "give the PDP's URL"))
+    else:
+        found += _check_url("authorization.authzen.url", authorization.authzen.url, config)
+    return found
+
+
+def _check_replay(config: Config) -> list[Problem]:
+    store, replay = config.anti_replay.store, config.anti_replay
+    found: list[Problem] = []
+    if store != "memory" and not store.startswith(("valkey://", "valkeys://", "redis://", "rediss://")):
+        found.append(Problem("anti_replay.store", f"{store!r} is not a store", "write memory or valkey://host:port"))
+    if replay.window_seconds < replay.proof_max_age_seconds + config.identity.clock_skew_seconds:
+        found.append(
+            Problem(
+                "anti_replay.window_seconds",
+                "is shorter than a proof may live, so a proof could be used twice",
+                "make it at least proof_max_age_seconds + clock_skew_seconds",
+            )
+        )
+    return found
+
+
+def _check_audit(config: Config) -> list[Problem]:
+    kafka = config.audit.kafka
+    found: list[Problem] = []
+    if kafka.bootstrap_servers is None:
+        return found
+    if kafka.security_protocol.startswith("SASL") and (kafka.sasl_mechanism is None or kafka.username is None):
+        found.append(Problem("audit.kafka.sasl_mechanism", "SASL needs a mechanism and a username", "give both"))
+    if (
+        kafka.security_protocol in ("PLAINTEXT", "SASL_PLAINTEXT")
+        and config.environment is Environment.PROD
+        and not all(is_loopback(server.rpartition(":")[0]) for server in kafka.bootstrap_servers.split(","))
+    ):
+        found.append(
+            Problem("audit.kafka.security_protocol", "plain text where environment is prod", "use SSL or SASL_SSL")
+        )
+    found += _files(
+        {
+            "audit.kafka.password_file": kafka.password_file,
+            "audit.kafka.ca_file": kafka.ca_file,
+            "audit.kafka.cert_file": kafka.cert_file,
+            "audit.kafka.key_file": kafka.key_file,
+        }
+    )
+    return found
+
+
+def _check_not_built(config: Config) -> list[Problem]:
+    """Keys the contract names and this version cannot honour yet: refused, never ignored."""
+    found: list[Problem] = []
+    later: list[tuple[str, bool, str]] = [
+        ("upstream.auth.mode", config.upstream.auth.mode != "broker", "use broker"),
+        (
+            "upstream.auth.method",
+            config.upstream.auth.method not in ("token", "token_file", "approle"),
+            "use token, token_file or approle",
+        ),
+        ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
+        ("identity.pod.enabled", config.identity.pod.enabled, "remove it"),
+        ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
+        ("ops.otlp_endpoint", bool(config.ops.otlp_endpoint), "remove it"),
+        ("audit.retention_mib", config.audit.retention_mib != 0, "use 0"),
+    ]
+    found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]
+    return found

@@ -1,0 +1,284 @@
+"""Every key of the configuration, with its default and unit. A key given as null counts as not given."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+
+def _split_commas(value: object) -> object:
+    """An environment variable gives a list as `a,b`."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+CommaList = Annotated[list[str], BeforeValidator(_split_commas)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Environment(StrEnum):
+    """What the sidecar runs in. Switches that weaken it exist outside `prod` only."""
+
+    DEV = "dev"
+    TEST = "test"
+    PROD = "prod"
+
+
+# -- listen --------------------------------------------------------------------------------------------------------
+class ListenTls(_Section):
+    """TLS of the application's listener. `client_cert: required` refuses a handshake without one (RFC 8705)."""
+
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    client_cert: Literal["none", "optional", "required"] = "none"
+
+
+class Listen(_Section):
+    """Where applications connect."""
+
+    address: str = "127.0.0.1:8200"
+    """`host:port`, or `unix:///absolute/path`."""
+    public_urls: CommaList = []
+    """Further origins (`scheme://host[:port]`) taken in `Host` and in a proof's `htu`, beside the loopback names."""
+    tls: ListenTls = ListenTls()
+
+
+# -- upstream ------------------------------------------------------------------------------------------------------
+class UpstreamTls(_Section):
+    """TLS towards OpenBao. The certificate is always verified; there is no switch that turns that off."""
+
+    ca_file: Path | None = None
+    server_name: str | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class UpstreamAuth(_Section):
+    """How the sidecar logs in to OpenBao."""
+
+    mode: Literal["broker", "exchange", "passthrough"] = "broker"
+    method: Literal["token", "token_file", "approle", "kubernetes", "jwt", "cert"] = "token"
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    role: str | None = None
+    role_id: str | None = None
+    secret_id_file: Path | None = None
+    jwt_file: Path | None = None
+    mount: str | None = None
+    """Mount of the auth method; its own name where absent."""
+
+
+class Upstream(_Section):
+    """OpenBao."""
+
+    provider: Literal["openbao", "hashicorp"] = "openbao"
+    address: str | None = None
+    namespace: str = ""
+    tls: UpstreamTls = UpstreamTls()
+    timeout_seconds: Seconds = 30
+    auth: UpstreamAuth = UpstreamAuth()
+
+
+class MountEntry(_Section):
+    """One mount of the static table."""
+
+    path: str
+    engine: str
+    namespace: str = ""
+
+
+class YamlProvider(_Section):
+    """Secrets in one YAML file, for development."""
+
+    path: Path | None = None
+
+
+class Tenant(_Section):
+    """Whose secrets these are. `allowed_mounts` names full mounts (`namespace/mount`)."""
+
+    id: str | None = None
+    allowed_mounts: CommaList = []
+    salt: SecretStr | None = None
+    salt_file: Path | None = None
+
+
+# -- identity ------------------------------------------------------------------------------------------------------
+Algorithm = Literal["ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+ProofAlgorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
+
+
+class Issuer(_Section):
+    """An authorization server whose access tokens are taken. Keys come from `jwks_uri` or from `jwks_file`."""
+
+    issuer: str
+    jwks_uri: str | None = None
+    jwks_file: Path | None = None
+    ca_file: Path | None = None
+    algorithms: Annotated[list[Algorithm], BeforeValidator(_split_commas), Field(min_length=1)] = [
+        "ES256",
+        "RS256",
+        "EdDSA",
+    ]
+    token_types: Annotated[CommaList, Field(min_length=1)] = ["at+jwt", "JWT"]
+
+
+class Pod(_Section):
+    """The pod itself as the caller, for applications that cannot be changed."""
+
+    enabled: bool = False
+    token_file: Path | None = None
+
+
+class Identity(_Section):
+    """Who may call, and how a token must be bound to its sender."""
+
+    required: bool = True
+    audience: str = "crud.secrets"
+    binding: Literal["required", "preferred"] = "required"
+    issuers: list[Issuer] = []
+    clock_skew_seconds: Annotated[int, Field(ge=0, le=60)] = 5
+    pod: Pod = Pod()
+    proof_algorithms: Annotated[list[ProofAlgorithm], BeforeValidator(_split_commas), Field(min_length=1)] = [
+        "ES256",
+        "ES384",
+        "EdDSA",
+    ]
+
+
+class Scopes(_Section):
+    """OAuth scopes: where enforced, scope and policy must both permit."""
+
+    enforce: bool = False
+
+
+# -- authorization -------------------------------------------------------------------------------------------------
+class Cedar(_Section):
+    """The embedded PDP: a folder of `*.cedar` policies, optionally with a schema and entities (JSON)."""
+
+    policies: Path | None = None
+    schema_: Path | None = Field(None, alias="schema")
+    entities: Path | None = None
+
+
+class Authzen(_Section):
+    """A remote PDP that speaks OpenID AuthZEN 1.0."""
+
+    url: str | None = None
+    evaluation_path: str = "/access/v1/evaluation"
+    evaluations_path: str = "/access/v1/evaluations"
+    obligations: str = "/obligations"
+    """JSON pointer (RFC 6901) to the obligations inside the answer's `context`."""
+    extra_context: dict[str, Any] = {}
+    timeout_ms: Positive = 300
+    ca_file: Path | None = None
+    token_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+
+
+class Authorization(_Section):
+    """Which PDP decides."""
+
+    enabled: bool = True
+    pdp: Literal["cedar", "authzen"] = "cedar"
+    cedar: Cedar = Cedar.model_validate({})
+    authzen: Authzen = Authzen()
+
+
+class Grants(_Section):
+    """Bounds of a usage grant; the defaults apply where the PDP gives no obligation."""
+
+    default_ttl_seconds: Positive = 300
+    default_max_uses: Positive = 1
+    max_ttl_seconds: Positive = 3600
+    max_entries: Positive = 100_000
+    negative_ttl_seconds: Annotated[float, Field(ge=0, le=300)] = 5
+    on_binding_change: Literal["deny", "separate"] = "deny"
+
+
+TokenUse = Literal["per_grant", "single_use", "off"]
+
+
+class AntiReplay(_Section):
+    """What may be presented twice, and for how long it is remembered."""
+
+    window_seconds: Positive = 300
+    dpop_nonce: Literal["required", "optional", "off"] = "required"
+    proof_max_age_seconds: Positive = 60
+    unbound_token: TokenUse = "per_grant"
+    bound_token: TokenUse = "off"
+    store: str = "memory"
+
+
+# -- audit, ops, limits --------------------------------------------------------------------------------------------
+class Kafka(_Section):
+    """The way of the audit to Kafka."""
+
+    bootstrap_servers: str | None = None
+    topic_prefix: str = "crud"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Audit(_Section):
+    """The durable journal."""
+
+    spool_dir: Path = Path("/var/lib/sidecar/audit")
+    durability: Literal["fsync", "write"] = "fsync"
+    on_failure: Literal["deny"] = "deny"
+    max_spool_mib: Positive = 256
+    retention_mib: Annotated[int, Field(ge=0)] = 0
+    kafka: Kafka = Kafka()
+
+
+class Ops(_Section):
+    """Operations listener and logs."""
+
+    address: str = "127.0.0.1:9102"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    otlp_endpoint: str = ""
+
+
+class Limits(_Section):
+    """What one caller may cost."""
+
+    max_body_mib: Positive = 32
+    max_header_kib: Annotated[int, Field(ge=4, le=1024)] = 64
+    max_connections: Positive = 1024
+    max_in_flight: Positive = 256
+    max_uri_bytes: Annotated[int, Field(ge=256, le=65_536)] = 4096
+
+
+class Config(_Section):
+    """The whole tree."""
+
+    environment: Environment = Environment.PROD
+    listen: Listen = Listen()
+    upstream: Upstream = Upstream()
+    mounts: list[MountEntry] | None = None
+    yaml_provider: YamlProvider = YamlProvider()
+    tenant: Tenant = Tenant()
+    identity: Identity = Identity()
+    scopes: Scopes = Scopes()
+    authorization: Authorization = Authorization()
+    grants: Grants = Grants()
+    anti_replay: AntiReplay = AntiReplay()
+    audit: Audit = Audit()
+    ops: Ops = Ops()
+    limits: Limits = Limits()

@@ -1,0 +1,122 @@
+"""Writes the generated pages of docs/reference from the code: `make docs`. A test holds them against it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from sidecar.config import ENVIRONMENT_NAMES, Config
+from sidecar.errors import STATUS, Code
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+
+def configuration() -> str:
+    """The page of all configuration keys."""
+    short = {key: name for name, key in ENVIRONMENT_NAMES.items()}
+    lines = [
+        "# Configuration",
+        "",
+        "Written from `sidecar/config/tree.py` by `make docs`. One YAML file, validated as a whole by",
+        "`sidecar check --config FILE`: unknown keys are refused, every problem is said in one run.",
+        "`SIDECAR__SECTION__KEY` in the environment overrides any key; the short names below do so too, and lose",
+        "against it. A key given as null counts as not given.",
+        "",
+        "| key | type | default | environment |",
+        "|---|---|---|---|",
+    ]
+    lines += _rows(Config, "", short)
+    return "\n".join(lines) + "\n"
+
+
+def _rows(model: type[BaseModel], prefix: str, short: dict[str, str]) -> list[str]:
+    rows: list[str] = []
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        inner = _model_in(field.annotation)
+        if inner is not None and get_origin(field.annotation) is None:
+            rows.append(f"| **`{key}`** | {_first_line(inner)} | | |")
+            rows += _rows(inner, f"{key}.", short)
+            continue
+        default = "" if field.default in (None, PydanticUndefined) else f"`{_plain(field.default)}`"
+        env = f"`{short[key]}`" if key in short else ""
+        rows.append(f"| `{key}` | {_type(field.annotation)} | {default} | {env} |")
+        if inner is not None:
+            rows += _rows(inner, f"{key}[].", short)
+    return rows
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (inspect.getdoc(model) or "").splitlines()[0]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return str(value) if value != "" else '""'
+
+
+def _type(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_type(each) for each in get_args(annotation) if each is not type(None))
+    if origin is Literal:
+        return " \\| ".join(f"`{each}`" for each in get_args(annotation))
+    if origin in (list, typing.List):  # noqa: UP006 - what get_origin may give
+        return f"list of {_type(get_args(annotation)[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    names = {"str": "text", "int": "integer", "float": "number", "bool": "boolean", "SecretStr": "secret text"}
+    name = getattr(annotation, "__name__", str(annotation))
+    if name == "Environment":
+        return "`dev` \\| `test` \\| `prod`"
+    return names.get(name, name.lower())
+
+
+def errors() -> str:
+    """The page of all error codes."""
+    lines = [
+        "# Error codes",
+        "",
+        "Written from `sidecar/errors.py` by `make docs`. `/v1/…` answers `{errors: [message], code,",
+        "correlation_id}`, `/api/secrets…` answers `{error, code, message, correlation_id}`. What OpenBao itself",
+        "answered passes unchanged.",
+        "",
+        "| status | code |",
+        "|---|---|",
+    ]
+    lines += [f"| {STATUS[code]} | `{code}` |" for code in Code]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"configuration.md": configuration, "errors.md": errors}
+
+
+def main() -> None:
+    """Writes every page."""
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+        print(f"written: docs/reference/{name}")
+
+
+if __name__ == "__main__":
+    main()
