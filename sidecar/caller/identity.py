@@ -52,7 +52,7 @@ class Caller:
     """An authenticated caller.
 
     Times are seconds since the epoch, from the token's claims. `act` is the delegation chain (RFC 8693) as it stood
-    in the token, `claims_digest` a stable text of it for keys. `workflow_run_id`, `node_id`, `system_id` come from
+    in the token. `workflow_run_id`, `node_id`, `system_id` come from
     claims only.
     """
 

@@ -1,0 +1,295 @@
+"""Who is calling: credentials of one request become a `Caller`, or are refused.
+
+The order is that of cost: what is missing or contradicts itself, the token (remembered or verified), how it is bound,
+the proof's claims, the proof's signature. Only what passed all of that is marked as used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+from typing import Final
+
+import aiohttp
+import structlog
+
+from sidecar.caller import jose, origins
+from sidecar.caller.access_token import AccessToken, TokenVerifier
+from sidecar.caller.challenge import www_authenticate
+from sidecar.caller.client_certificate import ClientCertificates
+from sidecar.caller.dpop import ProofVerifier
+from sidecar.caller.identity import Binding, BindingKind, Caller, Credential
+from sidecar.caller.issuer_keys import IssuerKeys
+from sidecar.caller.nonce import Nonces
+from sidecar.caller.origins import Origins
+from sidecar.caller.replay import PROOF, TOKEN, ReplayStore
+from sidecar.clock import Clock
+from sidecar.config import Config
+from sidecar.door.head import Head, Peer
+from sidecar.errors import Code, Refused
+from sidecar.ops import metrics
+
+CLOCK_STEP_SECONDS: Final = 2
+"""A wall clock that falls behind elapsed time by more was set back. Slewing moves both alike."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Scheme(Enum):
+    """How the token was presented."""
+
+    DPOP = auto()
+    BEARER = auto()
+    VAULT = auto()  # X-Vault-Token, which says nothing of a binding
+
+
+class Authenticator:
+    """Authenticates the requests of one listener. Use within one event loop."""
+
+    def __init__(self, config: Config, clock: Clock, session: aiohttp.ClientSession) -> None:
+        """The listener's names follow from the configuration until `listens_on` says better. `session` fetches keys."""
+        identity, replay = config.identity, config.anti_replay
+        self._config = config
+        self._clock = clock
+        self._keys = IssuerKeys(identity.issuers, session, clock)
+        self._tokens = TokenVerifier(identity, self._keys, clock)
+        self._certificates = ClientCertificates()
+        self._nonces = Nonces(clock.elapsed())
+        self._has_nonce = replay.dpop_nonce != "off"
+        self._proofs = ProofVerifier(
+            algorithms=identity.proof_algorithms,
+            max_age_seconds=replay.proof_max_age_seconds,
+            clock_skew_seconds=identity.clock_skew_seconds,
+            nonce_mode=replay.dpop_nonce,
+            nonces=self._nonces,
+        )
+        self.replays = ReplayStore(clock)
+        self._wall_ahead = clock.wall() - clock.elapsed()
+        self._bearer = identity.binding == "preferred" or config.listen.tls.client_cert != "none"
+        self.listens_on([config.listen.address])
+
+    def listens_on(self, addresses: Iterable[str]) -> None:
+        """The addresses the listener is bound at, `host:port` or `unix://…`, where the system chose the port."""
+        listen = self._config.listen
+        tls = listen.tls.cert_file is not None
+        self._origins = Origins.of(addresses, tls=tls, public_urls=listen.public_urls)
+        self._proofs.listens_on(self._origins.urls)
+
+    async def start(self) -> None:
+        """Reads the issuers' keys and keeps them fresh. An issuer that cannot be reached is a matter of `ready`."""
+        await self._keys.start()
+
+    async def reload(self) -> None:
+        """Reads the issuers' keys again, for SIGHUP; those by URI not sooner than their floor interval allows."""
+        await self._keys.refresh()
+
+    async def stop(self) -> None:
+        """Ends the background work."""
+        await self._keys.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether any caller's token can be verified."""
+        return self._keys.usable
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong with the keys, by issuer."""
+        return self._keys.problems
+
+    def cache_sizes(self) -> Mapping[str, int]:
+        """Entries of each bounded table, by the name of its metric's label."""
+        return {
+            "tokens": self._tokens.remembered,
+            "proof_keys": self._proofs.remembered_keys,
+            "client_certificates": self._certificates.remembered,
+            "replays": len(self.replays),
+        }
+
+    def check_origin(self, head: Head) -> None:
+        """Refuses browsers and foreign `Host`s; before anything else of a request is looked at."""
+        origins.check_origin(head, self._origins)
+
+    def nonce_headers(self) -> Mapping[str, str]:
+        """What every answer carries: the nonce for the next proof (RFC 9449, section 8.2)."""
+        return {"DPoP-Nonce": self._nonces.current(self._clock.elapsed())} if self._has_nonce else {}
+
+    def challenge(self, code: Code, message: str, scope: str = "", acr_values: Iterable[str] = ()) -> dict[str, str]:
+        """The headers with which an answer of this code asks for what is missing; none where it asks for nothing."""
+        value = www_authenticate(
+            code,
+            message,
+            self._config.identity.proof_algorithms,
+            bearer=self._bearer,
+            scope=scope,
+            acr_values=tuple(acr_values),
+        )
+        return {"WWW-Authenticate": value} if value else {}
+
+    async def authenticate(self, head: Head, peer: Peer, *, spend: bool = True) -> Caller:
+        """The caller, proven.
+
+        `spend` is false for what the sidecar answers itself: a token of single use is then not used up.
+
+        Raises:
+            Refused: with the code of what is wrong, and the challenge that goes with it.
+        """
+        try:
+            given = _credential(head.headers)
+            if given is None:
+                return self._anonymous(head)
+            scheme, credential = given
+            token = await self._tokens.verify(credential)
+            return self._bound(token, credential, scheme, head, peer, spend)
+        except Refused as refusal:
+            if refusal.status != 401:
+                raise
+            headers = {**refusal.headers, **self.challenge(refusal.code, refusal.message), **self.nonce_headers()}
+            raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
+
+    def _anonymous(self, head: Head) -> Caller:
+        if self._config.identity.required or "dpop" in head.headers:
+            raise Refused(Code.TOKEN_MISSING, "this request needs an access token")
+        return Caller("anonymous", "", expires_at=jose.LATEST_DATE)
+
+    def _bound(
+        self, token: AccessToken, credential: str, scheme: _Scheme, head: Head, peer: Peer, spend: bool
+    ) -> Caller:
+        """The token with its binding proven. Runs without a pause, so that what is used once is used once."""
+        binding = _claimed_binding(token, scheme, "dpop" in head.headers)
+        if binding.kind is not BindingKind.NONE:
+            use = self._config.anti_replay.bound_token
+        elif self._config.identity.binding == "required":
+            raise Refused(Code.BINDING_REQUIRED, "the access token must be bound by DPoP or by a client certificate")
+        elif scheme is _Scheme.DPOP:
+            raise _mismatch("the access token is not bound to a DPoP key")
+        else:
+            use = self._config.anti_replay.unbound_token
+        if use != "off" and not token.jti:
+            raise Refused(Code.TOKEN_INVALID, "the access token needs a jti here")
+
+        confirmation, proof_jti = token.confirmation, ""
+        if confirmation.x5t_s256 is not None:
+            self._certificates.check(peer.certificate, confirmation.x5t_s256, self._clock.wall())
+        if confirmation.jkt is not None:
+            proof_jti = self._prove(token.ath, confirmation.jkt, head)
+        if use == "single_use" and spend:
+            self._spend(token)
+        return _caller(token, binding, proof_jti, credential)
+
+    def _prove(self, ath: str, jkt: str, head: Head) -> str:
+        """The `jti` of the request's proof, used for the first time."""
+        wall, elapsed = self._clocks()
+        jti = self._proofs.verify(
+            head.headers["dpop"], method=head.method, path=head.path, ath=ath, jkt=jkt, wall=wall, elapsed=elapsed
+        )
+        # The window holds from the first use; a proof's own life is shorter (see the check of the configuration).
+        window = self._config.anti_replay.window_seconds + CLOCK_STEP_SECONDS
+        if not self.replays.use_once(PROOF, f"{jkt}{jti}", window):
+            metrics.REPLAYS.labels(PROOF).inc()
+            raise Refused(Code.PROOF_REPLAYED, "the DPoP proof was used before")
+        return jti
+
+    def _spend(self, token: AccessToken) -> None:
+        """Remembered for as long as the token lives, and a window longer in case the wall clock is set back."""
+        window = self._config.anti_replay.window_seconds
+        ttl = token.expires_at - self._clock.wall() + window
+        # A jti is printable, so that the separator ends the issuer.
+        if not self.replays.use_once(TOKEN, f"{token.issuer}\0{token.jti}", ttl):
+            metrics.REPLAYS.labels(TOKEN).inc()
+            raise Refused(Code.TOKEN_REPLAYED, "the access token was used before")
+
+    def _clocks(self) -> tuple[float, float]:
+        """Wall and elapsed time. A wall clock set back would make forgotten proofs young again: see ProofVerifier."""
+        wall, elapsed = self._clock.wall(), self._clock.elapsed()
+        ahead = wall - elapsed
+        if ahead > self._wall_ahead:
+            self._wall_ahead = ahead
+        elif ahead < self._wall_ahead - CLOCK_STEP_SECONDS:
+            _log.warning("wall_clock_set_back", seconds=round(self._wall_ahead - ahead, 3))
+            self._proofs.clock_was_set_back(elapsed + self._wall_ahead, elapsed)
+            self._wall_ahead = ahead
+        return wall, elapsed
+
+
+def _credential(headers: Mapping[str, str]) -> tuple[_Scheme, str] | None:
+    """The one token of the request and how it came; the same token twice is one.
+
+    Raises:
+        Refused: AMBIGUOUS_CREDENTIALS, or TOKEN_MISSING where `Authorization` holds no token.
+    """
+    vault = headers.get("x-vault-token", "")
+    authorization = headers.get("authorization")
+    if "," in vault or (authorization is not None and "," in authorization):
+        # Repeated fields, joined: no token has a comma in it.
+        raise _ambiguous()
+    if authorization is None:
+        return (_Scheme.VAULT, vault) if vault else None
+    name, _, token = authorization.partition(" ")
+    token = token.lstrip(" ")
+    if vault and vault != token:
+        raise _ambiguous()
+    scheme = _SCHEMES.get(name.lower())
+    if scheme is None or not token:
+        raise Refused(Code.TOKEN_MISSING, "the Authorization header holds no access token")
+    return scheme, token
+
+
+_SCHEMES: Final = {"dpop": _Scheme.DPOP, "bearer": _Scheme.BEARER}
+
+
+def _ambiguous() -> Refused:
+    return Refused(Code.AMBIGUOUS_CREDENTIALS, "the request holds two different credentials")
+
+
+def _claimed_binding(token: AccessToken, scheme: _Scheme, has_proof: bool) -> Binding:
+    """The binding that the token asks for, still to be proven, where the way it was presented fits.
+
+    Raises:
+        Refused: BINDING_MISMATCH. A bound token never passes as a Bearer token (RFC 9449, section 7.2), an unbound one
+            never with a proof, which proves nothing about it.
+    """
+    confirmation = token.confirmation
+    jkt, x5t = confirmation.jkt, confirmation.x5t_s256
+    if confirmation.unknown:
+        raise _mismatch("the access token is bound in a way that cannot be checked here")
+    if jkt is None:
+        if has_proof:
+            raise _mismatch("the access token is not bound to a DPoP key")
+        if x5t is None:
+            return Binding()
+        if scheme is _Scheme.DPOP:
+            raise _mismatch("the access token is bound to a client certificate, not to a DPoP key")
+        return Binding(BindingKind.MTLS, x5t)
+    if scheme is _Scheme.BEARER:
+        raise _mismatch("the access token is bound to a DPoP key: it is not a Bearer token")
+    if not has_proof:
+        raise _mismatch("the access token is bound to a DPoP key, and there is no proof")
+    return Binding(BindingKind.DPOP, jkt) if x5t is None else Binding(BindingKind.DPOP_MTLS, f"{jkt}+{x5t}")
+
+
+def _mismatch(message: str) -> Refused:
+    return Refused(Code.BINDING_MISMATCH, message)
+
+
+def _caller(token: AccessToken, binding: Binding, proof_jti: str, credential: str) -> Caller:
+    return Caller(
+        subject=token.subject,
+        issuer=token.issuer,
+        client_id=token.client_id,
+        act=token.act,
+        scopes=token.scopes,
+        audience=token.audience,
+        acr=token.acr,
+        amr=token.amr,
+        auth_time=token.auth_time,
+        token_jti=token.jti,
+        issued_at=token.issued_at,
+        expires_at=int(token.expires_at),
+        binding=binding,
+        proof_jti=proof_jti,
+        workflow_run_id=token.workflow_run_id,
+        node_id=token.node_id,
+        system_id=token.system_id,
+        token=Credential(credential),
+    )

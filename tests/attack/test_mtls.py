@@ -1,0 +1,207 @@
+"""THREATS, MTLS: certificates that are not the caller's. Over real TLS, with the listener's own context.
+
+04 (reload under load) is the listener's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from sidecar.caller.identity import Binding, BindingKind
+from sidecar.config import ListenTls
+from sidecar.door.head import Peer
+from sidecar.door.tls import server_context
+from sidecar.errors import Code
+from tests.support.certificates import DAY, Authority, Certificate
+from tests.support.desk import PATH, Desk, open_desk
+from tests.support.guarded_server import GuardedServer
+
+AUTHORITY = Authority()
+SERVER = AUTHORITY.issue_server()
+
+
+class Listener:
+    """A TLS listener that asks for client certificates, and how an attacker's connection to it fares."""
+
+    def __init__(self, desk: Desk, server: GuardedServer, folder: Path) -> None:
+        self.desk = desk
+        self.server = server
+        self.folder = folder
+
+    def client(self, certificate: Certificate | None) -> ssl.SSLContext:
+        """A client with this certificate."""
+        if certificate is None:
+            return AUTHORITY.trusting_context(self.folder)
+        return certificate.client_context(self.folder, AUTHORITY)
+
+    async def get(self, token: str, certificate: Certificate | None, **headers: str) -> tuple[int, dict[str, Any]]:
+        """One request on a connection of its own."""
+        context = self.client(certificate)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.server.url}{PATH}", headers={"X-Vault-Token": token} | headers, ssl=context) as answer,
+        ):
+            return answer.status, await answer.json()
+
+    async def is_turned_away(self, certificate: Certificate) -> bool:
+        """Whether the handshake itself fails, or the connection ends before any answer."""
+        seen = len(self.server.seen)
+        try:
+            await self.get("any", certificate)
+        except aiohttp.ClientError:
+            return len(self.server.seen) == seen
+        return False
+
+
+@pytest.fixture(params=["optional", "required"])
+async def listener(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Listener]:
+    cert_file, key_file = SERVER.write(tmp_path, "server")
+    tls = ListenTls(
+        cert_file=cert_file,
+        key_file=key_file,
+        client_ca_file=AUTHORITY.write(tmp_path),
+        client_cert=request.param,
+    )
+    async with (
+        open_desk(tmp_path, listen={"tls": tls.model_dump()}) as desk,
+        GuardedServer(desk.authenticator, server_context(tls)) as server,
+    ):
+        yield Listener(desk, server, tmp_path)
+
+
+async def test_mtls_01_the_certificate_that_the_token_is_bound_to_is_taken(listener: Listener) -> None:
+    certificate = AUTHORITY.issue()
+    token = listener.desk.issuer.certificate_token(certificate.thumbprint)
+    status, _ = await listener.get(token, certificate)
+    assert status == 200
+    caller = listener.server.seen[-1].caller
+    assert caller is not None
+    assert caller.binding == Binding(BindingKind.MTLS, certificate.thumbprint)
+
+
+async def test_mtls_01_foreign_expired_early_and_other_purpose(listener: Listener) -> None:
+    hour = datetime.timedelta(hours=1)
+    for certificate in (
+        Authority("Another CA").issue(),
+        Authority("Test CA").issue(),  # the same name, another key
+        AUTHORITY.issue(starts_in=-2 * DAY, ends_in=-hour),
+        AUTHORITY.issue(starts_in=hour),
+        AUTHORITY.issue(usage=ExtendedKeyUsageOID.SERVER_AUTH),
+        AUTHORITY.issue(usage=ExtendedKeyUsageOID.CODE_SIGNING),
+    ):
+        assert await listener.is_turned_away(certificate)
+    assert listener.server.seen == []
+
+
+async def test_mtls_01_a_certificate_claimed_in_a_header_is_not_believed(listener: Listener) -> None:
+    victim, attacker = AUTHORITY.issue("victim"), AUTHORITY.issue("attacker")
+    token = listener.desk.issuer.certificate_token(victim.thumbprint)
+    pem = victim.certificate.public_bytes(Encoding.PEM).decode().replace("\n", "%0A")
+    claims = {
+        "X-Forwarded-Client-Cert": f'By=spiffe://acme/mesh;Hash={hashlib.sha256(victim.der).hexdigest()};Cert="{pem}"',
+        "X-SSL-Cert": pem,
+        "X-SSL-Client-Cert": pem,
+        "X-SSL-Client-Verify": "SUCCESS",
+        "X-Client-Cert": pem,
+        "Client-Cert": f":{pem}:",  # RFC 9440
+        "SSL-Client-Cert": pem,
+    }
+    # Without any certificate the handshake fails where one is required.
+    required = listener.desk.authenticator._config.listen.tls.client_cert == "required"
+    for certificate in (attacker,) if required else (attacker, None):
+        status, answer = await listener.get(token, certificate, **claims)
+        assert (status, answer["code"]) == (401, Code.BINDING_MISMATCH)
+
+
+async def test_mtls_02_a_token_on_another_certificates_connection(listener: Listener) -> None:
+    owner, thief = AUTHORITY.issue("app"), AUTHORITY.issue("app")
+    token = listener.desk.issuer.certificate_token(owner.thumbprint)
+    assert (await listener.get(token, owner))[0] == 200
+    status, answer = await listener.get(token, thief)
+    assert (status, answer["code"]) == (401, Code.BINDING_MISMATCH)
+    assert (await listener.get(token, owner))[0] == 200
+
+
+async def test_mtls_02_a_connection_that_outlives_its_certificate(listener: Listener) -> None:
+    certificate = AUTHORITY.issue(ends_in=datetime.timedelta(hours=1))
+    token = listener.desk.issuer.certificate_token(certificate.thumbprint, exp=int(time.time()) + 86_400)
+    headers = {"X-Vault-Token": token}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        context = listener.client(certificate)
+        for advance, status in ((0, 200), (3000, 200), (700, 401), (1, 401)):
+            listener.desk.clock.advance(advance)
+            async with session.get(f"{listener.server.url}{PATH}", ssl=context) as answer:
+                assert answer.status == status
+                if status == 401:
+                    assert (await answer.json())["code"] == Code.BINDING_MISMATCH
+        # One connection all the while: it was the certificate that ended, not the connection.
+        assert listener.server.connections == 1
+
+
+def handshakes(listener: Listener, certificate: Certificate, token: str, rounds: int) -> list[tuple[bool, bytes]]:
+    """Connections of one client that resumes its session where it can: whether it did, and the answer's first line."""
+    context = listener.client(certificate)
+    host, _, port = listener.server.address.partition(":")
+    results, session = [], None
+    for _ in range(rounds):
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as raw,
+            context.wrap_socket(raw, server_hostname=host, session=session) as tls,
+        ):
+            head = f"GET {PATH} HTTP/1.1\r\nHost: {listener.server.address}\r\nX-Vault-Token: {token}\r\n\r\n"
+            tls.sendall(head.encode())
+            line = tls.recv(4096).partition(b"\r\n")[0]
+            results.append((bool(tls.session_reused), line))
+            session = tls.session
+    return results
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_mtls_03_every_connection_proves_its_certificate_itself(
+    listener: Listener, version: ssl.TLSVersion
+) -> None:
+    """Whether a session is resumed or not, the certificate that counts is the one it was made with."""
+    certificate, other = AUTHORITY.issue(), AUTHORITY.issue()
+    assert listener.server._tls is not None
+    listener.server._tls.maximum_version = version
+    own = listener.desk.issuer.certificate_token(certificate.thumbprint)
+    for reused, line in await asyncio.to_thread(handshakes, listener, certificate, own, 3):
+        assert line.startswith(b"HTTP/1.1 200")
+        assert not reused
+    for _, line in await asyncio.to_thread(handshakes, listener, other, own, 3):
+        assert line.startswith(b"HTTP/1.1 401")
+
+
+async def test_mtls_03_names_in_a_certificate_make_nobody(listener: Listener) -> None:
+    """The subject is the token's, whatever the certificate calls itself."""
+    for names in (
+        [x509.UniformResourceIdentifier("spiffe://acme/admin")],
+        [x509.UniformResourceIdentifier(f"spiffe://other{number}/admin") for number in range(40)],
+        [x509.DNSName("app\x00.evil.example"), x509.UniformResourceIdentifier("spiffe://acme/admin\x00/app")],
+    ):
+        certificate = AUTHORITY.issue("admin", names=names)
+        status, answer = await listener.get(listener.desk.issuer.certificate_token(certificate.thumbprint), certificate)
+        assert (status, answer["data"]["data"]["sub"]) == (200, "app")
+        status, answer = await listener.get(listener.desk.token(cnf=None), certificate)
+        assert (status, answer["code"]) == (401, Code.BINDING_REQUIRED)
+
+
+async def test_mtls_03_a_certificate_that_is_none(tmp_path: Path) -> None:
+    async with open_desk(tmp_path) as desk:
+        token = desk.issuer.certificate_token(AUTHORITY.issue().thumbprint)
+        for der in (None, b"", b"\x30\x00", b"garbage" * 100):
+            assert await desk.code(desk.head(token), Peer("tls", der)) is Code.BINDING_MISMATCH
