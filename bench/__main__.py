@@ -23,7 +23,7 @@ import aiohttp
 import yaml
 from rich.console import Console
 from rich.table import Table
-from sidecar.client.keys import DPoPKey
+from sidecar.client.key import DPoPKey
 
 from bench.load import write_requests
 from bench.micro import micro

@@ -10,6 +10,7 @@ import typer
 
 from sidecar import __version__
 from sidecar.config import Config, ConfigError, effective, load
+from sidecar.dev.commands import app as dev
 from sidecar.errors import Refused
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ audit = typer.Typer(help="Read, verify and search the audit.", no_args_is_help=T
 policy = typer.Typer(help="Ask the configured PDP.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
+app.add_typer(dev, name="dev")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file (YAML).", show_default=False)]
 
@@ -33,16 +35,6 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """The console script."""
-    if sys.argv[1:2] == ["dev"]:
-        # The development world brings terminal tables and certificates along; `serve` must not pay for them.
-        from sidecar.dev.commands import app as dev
-
-        app.add_typer(dev, name="dev")
-    else:
-
-        @app.command("dev", help="The development world: real OpenBao, an issuer, the sidecar, a tour.")
-        def _dev() -> None: ...
-
     app()
 
 

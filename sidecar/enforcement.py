@@ -28,7 +28,7 @@ from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
-from sidecar.decision.permit import Permit
+from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
 from sidecar.errors import Code, Dialect, Refused, error_body
 from sidecar.ops import metrics
@@ -45,6 +45,7 @@ WHOLE_BYTES: Final = 256 * 1024
 """A streamable answer up to this size is read whole before it goes out: cheaper than streaming, and never cut."""
 
 _JSON: Final = "application/json"
+_VERSIONED: Final = frozenset({"kv2.read", "kv2.write", "kv2.patch"})
 
 
 class Enforcement:
@@ -84,10 +85,11 @@ class Enforcement:
             return await self._way(inbound, trail)
         except Refused as refused:
             return await self._refuse(refused, inbound, trail)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must become neither a traceback nor a hole in the record
+        except Exception as error:  # noqa: BLE001 - the last resort of the one place that answers
+            # A fault of ours must become neither a traceback for the caller nor a hole in the record.
             _log.exception("internal fault", correlation_id=trail.correlation_id)
-            refused = Refused(Code.UPSTREAM_ERROR, "the sidecar failed; nothing was released", detail=repr(error))
-            return await self._refuse(refused, inbound, trail)
+            fault = Refused(Code.UPSTREAM_ERROR, "the sidecar failed; nothing was released", detail=repr(error))
+            return await self._refuse(fault, inbound, trail)
 
     async def _way(self, inbound: Inbound, trail: Trail) -> Answer:
         head = inbound.head()
@@ -98,7 +100,9 @@ class Enforcement:
             trail.local = f"local.{route.kind}"
             if route.kind in UNAUTHENTICATED:
                 return await self._answer_public(route, trail)
-        caller = trail.caller = await self._authenticator.authenticate(head, inbound.peer)
+        caller = trail.caller = await self._authenticator.authenticate(
+            head, inbound.peer, spend=not isinstance(route, LocalAnswer)
+        )
         body = await inbound.body(self._max_body_bytes) if head.has_body else b""
         if isinstance(route, LocalAnswer):
             return await self._answer_locally(route, trail)
@@ -107,6 +111,7 @@ class Enforcement:
         operation = trail.operation = route.operation(body)
         self._guard.check(operation, caller)
         permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
+        trail.verdict = permit.verdict
         path = "grant" if permit.grant.hit else "first"
         metrics.PEP_SECONDS.labels(path).observe(time.perf_counter() - trail.started)
         return await self._execute(permit, trail)
@@ -158,29 +163,24 @@ class Enforcement:
         if whole or (length is not None and length <= WHOLE_BYTES):
             raw = await answer.read(self._max_body_bytes)
             body = self._release.body(permit, answer.status, raw)
-            self._note_answer(operation, answer.status, body, trail)
+            trail.upstream_request_id = answer.request_id
+            self._note_version(operation, answer.status, body, trail)
             await self._write_outcome(permit, answer.status, trail)
             return Answer(answer.status, self._headers(answer.headers, trail), body)
         await self._write_outcome(permit, answer.status, trail)
         return Answer(answer.status, self._headers(answer.headers, trail), self._release.stream(answer), length)
 
     @staticmethod
-    def _note_answer(operation: Operation, status: int, body: bytes, trail: Trail) -> None:
-        """What the record says of OpenBao's answer: its request id, and the version where one was read or made."""
-        if not body.startswith(b"{"):
+    def _note_version(operation: Operation, status: int, body: bytes, trail: Trail) -> None:
+        """The version that was read or made, where OpenBao's answer tells one."""
+        if status >= 300 or operation.name not in _VERSIONED:
             return
         try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            data = orjson.loads(body)["data"]
+            version = data.get("metadata", data)["version"]
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             return
-        request_id = answer.get("request_id")
-        if isinstance(request_id, str):
-            trail.upstream_request_id = request_id[:64]
-        if status < 300 and operation.name in ("kv2.read", "kv2.write", "kv2.patch"):
-            data = answer.get("data")
-            if isinstance(data, dict):
-                version = (data.get("metadata") or data).get("version")
-                trail.kv_version = version if isinstance(version, int) else None
+        trail.kv_version = version if isinstance(version, int) else None
 
     async def _write_outcome(self, permit: Permit, status: int, trail: Trail) -> None:
         operation = permit.operation
@@ -227,6 +227,8 @@ class Enforcement:
     async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
         """The one place where a refusal becomes a record and an answer."""
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
+        if isinstance(refused, Denied):
+            trail.verdict = refused.verdict
         record: Record = trail.record(self._refs, self._tenant_id, event, effect, Phase.OUTCOME, refused.code)
         try:
             await self._journal.append(record)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.identity import Caller
-from sidecar.decision.permit import Permit
+from sidecar.decision.permit import Permit, Verdict
 from sidecar.door.head import Head
 from sidecar.surface.operation import Operation, Purpose
 
@@ -36,6 +36,7 @@ class Trail:
     local: str = ""
     caller: Caller | None = None
     permit: Permit | None = None
+    verdict: Verdict | None = None
     forwarded: bool = False
     upstream_status: int | None = None
     upstream_seconds: float | None = None
@@ -116,9 +117,10 @@ class Trail:
             fields["workflow_run_id"] = caller.workflow_run_id or None
             fields["node_id"] = caller.node_id or None
             fields["system_id"] = caller.system_id or None
+        if self.verdict is not None:
+            fields["decision_id"] = self.verdict.decision_id or None
+            fields["policy_version"] = self.verdict.policy_version or None
         if permit is not None:
-            fields["decision_id"] = permit.verdict.decision_id or None
-            fields["policy_version"] = permit.verdict.policy_version or None
             fields["grant"] = {
                 "hit": permit.grant.hit,
                 "uses_left": permit.grant.uses_left,

@@ -1,0 +1,349 @@
+"""Wiring only: builds the parts from the configuration, starts them, drains and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import resource
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+import structlog
+import uvloop
+from aiohttp import web
+
+from sidecar.audit.journal import Journal, JournalError
+from sidecar.audit.kafka import KafkaShipper
+from sidecar.audit.record import ResourceRefs
+from sidecar.caller.authenticate import Authenticator
+from sidecar.caller.identity import Caller
+from sidecar.clock import Clock, SystemClock
+from sidecar.config import Config, split_address
+from sidecar.decision.authzen import AuthzenPdp
+from sidecar.decision.cedar import CedarPdp, PolicyError
+from sidecar.decision.decide import Decider
+from sidecar.decision.guard import Guard
+from sidecar.decision.permit import Pdp
+from sidecar.decision.question import question_of
+from sidecar.door.server import Door
+from sidecar.door.tls import server_context
+from sidecar.enforcement import Enforcement
+from sidecar.errors import Refused
+from sidecar.ops import metrics
+from sidecar.ops.health import Check, operations_app
+from sidecar.ops.logs import configure as configure_logs
+from sidecar.ops.logs import register_secret
+from sidecar.surface.mounts import Mount, MountTable
+from sidecar.surface.secret_uri import parse as parse_uri
+from sidecar.surface.vault_api import VaultApi
+from sidecar.upstream.client import UpstreamClient
+from sidecar.upstream.discovery import discover
+from sidecar.upstream.login import BrokerLogin
+from sidecar.upstream.release import Release
+
+_log = structlog.get_logger(__name__)
+
+MOUNTS_SECONDS: Final = 30.0
+"""How often a discovered mount table is read anew."""
+DRAIN_SECONDS: Final = 25.0
+"""Below Kubernetes' default grace period of 30 s, so that the audit is flushed before the kill."""
+
+
+def run(config: Config) -> int:
+    """Runs the proxy until SIGTERM or SIGINT. Returns the exit status."""
+    configure_logs(config.ops.log_level, config.ops.log_format)
+    _harden()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+def _harden() -> None:
+    """No core files: a crash dump would hold secrets."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+async def _serve(config: Config) -> int:
+    stop, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    try:
+        async with Sidecar(config) as sidecar:
+            gc.freeze()  # what start-up built lives as long as the process: the collector need not walk it
+            while not stop.is_set():
+                waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
+                await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+                for waiter in waiters:
+                    waiter.cancel()
+                if reload.is_set():
+                    reload.clear()
+                    await sidecar.reload()
+            _log.info("draining", seconds=DRAIN_SECONDS)
+    except (PolicyError, JournalError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        _log.error("cannot start", reason=str(error))
+        return 1
+    return 0
+
+
+class Sidecar:
+    """The assembled proxy, as an async context manager: listening inside, drained and closed after."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._stack = contextlib.AsyncExitStack()
+        self._table = _table_of(config, [])
+        self._mounts_problem = ""
+        self._shipper: KafkaShipper | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._cedar: CedarPdp | None = None
+        self._authzen: AuthzenPdp | None = None
+        self.addresses: list[str] = []
+        self.ops_address = ""
+
+    async def __aenter__(self) -> Sidecar:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        """Starts the parts in the order in which they need each other; the stack stops them in reverse."""
+        config, clock, stack = self._config, self._clock, self._stack
+        for secret in (config.upstream.auth.token, config.tenant.salt):
+            if secret is not None:
+                register_secret(secret.get_secret_value())
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        )
+
+        journal = self._journal = await Journal.open(
+            config.audit.spool_dir, config.audit.durability, config.audit.max_spool_mib * 2**20, clock
+        )
+        stack.push_async_callback(journal.close)
+        if config.audit.kafka.bootstrap_servers is not None:
+            self._shipper = KafkaShipper(config.audit.kafka, journal, clock)
+            self._shipper.start()
+            stack.push_async_callback(self._shipper.stop)
+        stack.push_async_callback(journal.stop)  # AUDIT_STOP goes to Kafka too, so it comes before the shipper's end
+
+        login = self._login = BrokerLogin(config.upstream)
+        await login.start()
+        stack.push_async_callback(login.stop)
+        upstream = UpstreamClient(config.upstream, login)
+        stack.push_async_callback(upstream.close)
+        await self._start_mounts()
+
+        authenticator = self._authenticator = Authenticator(config, clock, http)
+        await authenticator.start()
+        stack.push_async_callback(authenticator.stop)
+        self._decider = Decider(config, self._build_pdp(http), clock)
+        stack.push_async_callback(self._decider.close)
+        if self._cedar is not None:
+            self._cedar.on_change = self._decider.drop_all
+            self._background(self._cedar.watch())
+
+        enforcement = Enforcement(
+            api=VaultApi(lambda: self._table),
+            authenticator=authenticator,
+            guard=Guard(config),
+            decider=self._decider,
+            journal=journal,
+            upstream=upstream,
+            release=Release(login),
+            refs=resource_refs(config),
+            tenant_id=config.tenant.id or "",
+            max_body_bytes=config.limits.max_body_mib * 2**20,
+            clock=clock,
+        )
+        door = Door(enforcement, config.limits)
+        stack.push_async_callback(door.drain, DRAIN_SECONDS)
+        self._tls = server_context(config.listen.tls)
+        await door.listen(config.listen.address, self._tls)
+        self.addresses = list(door.addresses)
+        authenticator.listens_on(self.addresses)
+        await self._start_ops()
+        _log.info("serving", addresses=self.addresses, operations=self.ops_address)
+
+    # -- parts with a life of their own ------------------------------------------------------------------------------
+    async def _start_mounts(self) -> None:
+        if self._config.mounts is not None:
+            self._table = await mount_table(self._config)
+            return
+        await self._discover()
+        self._background(self._keep_mounts_fresh())
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that goes on until the sidecar stops."""
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(work))
+
+    async def _discover(self) -> None:
+        try:
+            found = await discover(self._login, [self._config.upstream.namespace])
+        except Refused as refused:
+            # What was known stays in force; nothing known means that every mount is refused.
+            self._mounts_problem = f"{refused.message} {refused.detail}".strip()
+            _log.warning("mounts not discovered", reason=self._mounts_problem)
+            return
+        self._table = _table_of(self._config, found)
+        self._mounts_problem = ""
+
+    async def _keep_mounts_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(MOUNTS_SECONDS if not self._mounts_problem else 2.0)
+            await self._discover()
+
+    def _build_pdp(self, http: aiohttp.ClientSession) -> Pdp | None:
+        authorization = self._config.authorization
+        if not authorization.enabled:
+            _log.warning("authorization is off: every authenticated caller may do everything")
+            return None
+        if authorization.pdp == "authzen":
+            self._authzen = AuthzenPdp(authorization.authzen, http, self._clock)
+            return self._authzen
+        self._cedar = CedarPdp(authorization.cedar)
+        return self._cedar
+
+    async def reload(self) -> None:
+        """SIGHUP: policies, issuers' keys, certificates. What cannot be read leaves the old in force."""
+        tls = self._config.listen.tls
+        steps: dict[str, Callable[[], Awaitable[object]]] = {"keys": self._authenticator.reload}
+        if self._cedar is not None:
+            steps["policies"] = self._cedar.reload
+        if self._authzen is not None:
+            steps["PDP certificates"] = self._authzen.reload
+        if self._tls is not None and tls.cert_file is not None:
+            steps["listener certificate"] = partial(
+                asyncio.to_thread, self._tls.load_cert_chain, tls.cert_file, tls.key_file
+            )
+        for what, step in steps.items():
+            try:
+                await step()
+            except (PolicyError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                _log.error("not reloaded, the old stays in force", what=what, reason=str(error))
+        self._decider.drop_all()
+        _log.info("reloaded")
+
+    # -- operations --------------------------------------------------------------------------------------------------
+    async def _start_ops(self) -> None:
+        host, port = split_address(self._config.ops.address)
+        runner = web.AppRunner(operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges), access_log=None)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        self.ops_address = self._config.ops.address
+
+    def _checks(self) -> dict[str, Callable[[], Check]]:
+        def audit() -> Check:
+            status = self._journal.status()
+            warning = self._shipper.status().warning if self._shipper else ""
+            return Check(status.healthy, status.message, "; ".join(filter(None, (status.warning, warning))))
+
+        def upstream() -> Check:
+            ready = self._login.ready
+            return Check(ready, "" if ready else self._login.problem, self._login.problem if ready else "")
+
+        def keys() -> Check:
+            problems = "; ".join(f"{issuer}: {what}" for issuer, what in self._authenticator.problems.items())
+            ready = self._authenticator.ready
+            return Check(ready, "" if ready else problems or "no keys", problems if ready else "")
+
+        def mounts() -> Check:
+            known = len(self._table) > 0
+            return Check(known, "" if known else self._mounts_problem, self._mounts_problem if known else "")
+
+        def pdp() -> Check:
+            # Live grants go on without it: a pod whose PDP is away is still worth its traffic.
+            return Check(True, warning="" if self._decider.available else "the PDP does not answer")
+
+        return {"audit": audit, "upstream": upstream, "keys": keys, "mounts": mounts, "pdp": pdp}
+
+    def _refresh_gauges(self) -> None:
+        metrics.AUDIT_BACKLOG_BYTES.set(self._journal.status().spool_bytes)
+        if self._shipper is not None:
+            status = self._shipper.status()
+            metrics.AUDIT_BACKLOG_RECORDS.set(status.backlog_records)
+            metrics.AUDIT_OLDEST_SECONDS.set(status.oldest_seconds)
+        for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
+            metrics.CACHE_ENTRIES.labels(cache).set(size)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+# -- parts that commands use without a running proxy ----------------------------------------------------------------
+def _table_of(config: Config, mounts: Iterable[tuple[str, str, str]]) -> MountTable:
+    """`mounts` are (path, engine, namespace below `upstream.namespace`)."""
+    return MountTable(
+        [Mount(path, engine, namespace) for path, engine, namespace in mounts],
+        config.tenant.allowed_mounts,
+        config.upstream.provider,
+        config.upstream.namespace,
+    )
+
+
+async def mount_table(config: Config) -> MountTable:
+    """The static table; where none is configured, what OpenBao has."""
+    if config.mounts is not None:
+        return _table_of(config, [(entry.path, entry.engine, entry.namespace) for entry in config.mounts])
+    login = BrokerLogin(config.upstream)
+    await login.start()
+    try:
+        return _table_of(config, await discover(login, [config.upstream.namespace]))
+    finally:
+        await login.stop()
+
+
+def resource_refs(config: Config) -> ResourceRefs:
+    """The tenant's references, from its salt or salt file."""
+    if config.tenant.salt is not None:
+        salt = config.tenant.salt.get_secret_value().encode()
+    elif config.tenant.salt_file is not None:
+        salt = config.tenant.salt_file.read_bytes().strip()
+    else:
+        raise ValueError("tenant.salt is not configured")
+    return ResourceRefs(config.tenant.id or "", salt)
+
+
+async def ask_pdp(
+    config: Config, *, subject: str, purpose: str, uri: str, operation: str, issuer: str
+) -> dict[str, Any]:
+    """One question to the configured PDP, for `sidecar policy test`."""
+    secret = parse_uri(uri, await mount_table(config))
+    caller = Caller(subject, issuer or (config.identity.issuers[0].issuer if config.identity.issuers else ""))
+    question = question_of(caller, secret, purpose, operation, tenant_id=config.tenant.id or "")
+    async with aiohttp.ClientSession(trust_env=False) as http:
+        pdp: Pdp
+        if config.authorization.pdp == "cedar":
+            pdp = CedarPdp(config.authorization.cedar)
+        else:
+            pdp = AuthzenPdp(config.authorization.authzen, http)
+        verdict = await pdp.evaluate(question)
+    obligations = {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in dataclasses.asdict(verdict.obligations).items()
+        if value not in (None, (), frozenset())
+    }
+    return {
+        "decision": verdict.permit,
+        "uri": str(secret),
+        "obligations": obligations,
+        "policies": list(verdict.policies),
+        "policy_version": verdict.policy_version,
+    } | ({"reason": verdict.reason} if verdict.reason else {})

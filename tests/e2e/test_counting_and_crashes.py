@@ -1,0 +1,111 @@
+"""Exactly as many releases as uses, and no release without its record: under load, and when the process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.real.openbao import SEEDS, OpenBao
+from tests.real.sidecar import SidecarProcess
+from tests.support.tokens import Issuer
+
+pytestmark = pytest.mark.real
+
+PATH = "/v1/secret/data/app/db"
+
+
+async def test_two_thousand_readers_on_one_grant_of_a_hundred_uses_get_a_hundred(
+    unbound_sidecar: SidecarProcess, openbao: OpenBao
+) -> None:
+    token = unbound_sidecar.issuer.token(sub="bulk")
+    mark = openbao.mark()
+    seen: dict[tuple[int, str], int] = {}
+    connector = aiohttp.TCPConnector(limit=100)
+
+    async def read(session: aiohttp.ClientSession) -> None:
+        async with session.get(unbound_sidecar.url + PATH, headers={"X-Vault-Token": token}) as answer:
+            body = await answer.json()
+            if answer.status == 200:
+                assert body["data"]["data"] == SEEDS["app/db"]
+            key = (answer.status, body.get("code", ""))
+            seen[key] = seen.get(key, 0) + 1
+
+    async with aiohttp.ClientSession(connector=connector) as session:
+        await asyncio.gather(*(read(session) for _ in range(2000)))
+    assert seen == {(200, ""): 100, (403, "TOKEN_REPLAYED"): 1900}
+    assert len(openbao.requests(since=mark)) == 100
+
+
+async def test_every_secret_that_reached_a_client_has_its_record_after_kill_9(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    process = SidecarProcess(tmp_path, openbao, issuer, {"identity": {"binding": "preferred"}})
+    received: set[str] = set()
+    try:
+        for round_number in range(3):
+            process.start()
+            token = issuer.token(sub="endless")
+            stop = asyncio.Event()
+
+            async def reader(number: int, token: str = token, stop: asyncio.Event = stop) -> None:
+                async with aiohttp.ClientSession() as session:
+                    count = 0
+                    while not stop.is_set():
+                        correlation = f"reader-{round_number}-{number}-{count}"
+                        headers = {"X-Vault-Token": token, "X-Correlation-ID": correlation}
+                        try:
+                            async with session.get(process.url + PATH, headers=headers) as answer:
+                                # The first byte of the secret counts, whatever becomes of the rest.
+                                if answer.status == 200 and await answer.content.readany():
+                                    received.add(correlation)
+                        except aiohttp.ClientError:
+                            return
+                        count += 1
+
+            readers = [asyncio.create_task(reader(number)) for number in range(8)]
+            goal = len(received) + 300
+            while len(received) < goal:
+                await asyncio.sleep(0.01)
+                assert not all(task.done() for task in readers), process.log_tail()
+            process.kill()
+            stop.set()
+            await asyncio.gather(*readers)
+        process.start()
+        assert process.terminate() == 0
+        recorded = {record["correlation_id"] for record in process.records() if record["event"] == "SECRET_PERMIT"}
+        assert len(received) >= 900
+        assert received <= recorded
+        assert process.verify() == 0
+    finally:
+        process.kill()
+
+
+def test_sigterm_drains_and_exits_zero_with_the_audit_stopped(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
+    process = SidecarProcess(tmp_path, openbao, issuer)
+    process.start()
+    try:
+        process.hvac().secrets.kv.v2.read_secret_version(path="app/db", raise_on_deleted_version=True)
+        assert process.terminate() == 0
+    finally:
+        process.kill()
+    events = [record["event"] for record in process.records()]
+    assert events[0] == "AUDIT_START"
+    assert events[-1] == "AUDIT_STOP"
+    assert process.verify() == 0
+
+
+def test_a_second_sidecar_on_the_same_spool_refuses_to_start(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
+    with SidecarProcess(tmp_path / "a", openbao, issuer) as first:
+        second = SidecarProcess(tmp_path / "b", openbao, issuer, {"audit": {"spool_dir": str(first.spool)}})
+        second.start(wait=False)
+        try:
+            assert second.process is not None
+            assert second.process.wait(30) == 1
+        finally:
+            second.kill()
+        assert "cannot start" in second.log.read_text()
+        assert json.loads(second.log.read_text().splitlines()[-1])["event"] == "cannot start"
