@@ -201,11 +201,20 @@ Sources = Annotated[list[Path], typer.Argument(help="Spool folders, segments, or
 
 
 @audit.command("verify")
-def audit_verify(files: Sources) -> None:
+def audit_verify(
+    files: Sources,
+    allow_repeats: Annotated[
+        bool, typer.Option("--allow-repeats", help="The same record may stand twice (a dump of a Kafka topic).")
+    ] = False,
+    allow_later_start: Annotated[
+        bool,
+        typer.Option("--allow-later-start", help="The chain may begin after its first record (a part of a topic)."),
+    ] = False,
+) -> None:
     """Check the chain of audit records: gaps, edits, order. Prints the first break; exit 0 or 1."""
     from sidecar.audit.commands import verify
 
-    raise typer.Exit(verify(files, sys.stdout))
+    raise typer.Exit(verify(files, sys.stdout, allow_repeats=allow_repeats, allow_later_start=allow_later_start))
 
 
 @audit.command("cat")

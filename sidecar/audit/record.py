@@ -8,10 +8,11 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from cachetools import LRUCache
 
+from sidecar.surface.operation import Purpose
 from sidecar.surface.secret_uri import SecretUri
 
 
@@ -49,6 +50,34 @@ class Record:
 
     event: Event
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CHANGING: Final = frozenset(
+    {
+        Purpose.WRITE,
+        Purpose.OWNER_UPDATE,
+        Purpose.ROTATE,
+        Purpose.DELETE,
+        Purpose.UNDELETE,
+        Purpose.DESTROY_VERSIONS,
+        Purpose.RENEW,
+        Purpose.REVOKE,
+    }
+)
+_DONE: Final = frozenset({Event.SECRET_PERMIT, Event.SECRET_ERROR, Event.SECRET_ROTATED})
+_CREATING: Final = frozenset({"database.creds", "pki.issue", "pki.sign"})
+
+
+def tells_of_mutation(fields: Mapping[str, Any]) -> bool:
+    """Whether a record is about something that was changed or created upstream, or may have been.
+
+    A refused mutation changed nothing. An intent is only written for mutations.
+    """
+    if fields.get("event") not in _DONE:
+        return False
+    if fields.get("phase") == Phase.INTENT or fields.get("operation") in _CREATING:
+        return True
+    return fields.get("purpose") in _CHANGING
 
 
 @dataclass(frozen=True, slots=True)

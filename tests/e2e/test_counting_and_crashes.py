@@ -13,7 +13,10 @@ from tests.real.openbao import SEEDS, OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
 
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore:The raise_on_deleted_version parameter:DeprecationWarning"),
+]
 
 PATH = "/v1/secret/data/app/db"
 
@@ -88,7 +91,7 @@ def test_sigterm_drains_and_exits_zero_with_the_audit_stopped(tmp_path: Path, op
     process = SidecarProcess(tmp_path, openbao, issuer)
     process.start()
     try:
-        process.hvac().secrets.kv.v2.read_secret_version(path="app/db", raise_on_deleted_version=True)
+        process.hvac().secrets.kv.v2.read_secret_version(path="app/db")
         assert process.terminate() == 0
     finally:
         process.kill()

@@ -10,7 +10,11 @@ from sidecar.client.key import DPoPKey
 from tests.real.openbao import SEEDS, OpenBao
 from tests.real.sidecar import SidecarProcess
 
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    # hvac's own `patch` reads without saying what it wants of deleted versions.
+    pytest.mark.filterwarnings("ignore:The raise_on_deleted_version parameter:DeprecationWarning"),
+]
 
 
 def code_of(response: requests.Response) -> str:
@@ -19,12 +23,10 @@ def code_of(response: requests.Response) -> str:
 
 def test_hvac_reads_writes_lists_and_deletes_through_the_sidecar(sidecar: SidecarProcess) -> None:
     kv = sidecar.hvac().secrets.kv.v2
-    assert kv.read_secret_version(path="app/db", raise_on_deleted_version=True)["data"]["data"] == SEEDS["app/db"]
+    assert kv.read_secret_version(path="app/db")["data"]["data"] == SEEDS["app/db"]
     assert kv.create_or_update_secret(path="e2e/one", secret={"a": "1"})["data"]["version"] == 1
     assert kv.patch(path="e2e/one", secret={"b": "2"})["data"]["version"] == 2
-    assert kv.read_secret_version(path="e2e/one", version=1, raise_on_deleted_version=True)["data"]["data"] == {
-        "a": "1"
-    }
+    assert kv.read_secret_version(path="e2e/one", version=1)["data"]["data"] == {"a": "1"}
     assert "one" in kv.list_secrets(path="e2e")["data"]["keys"]
     assert kv.read_secret_metadata(path="e2e/one")["data"]["current_version"] == 2
     kv.delete_latest_version_of_secret(path="e2e/one")
@@ -40,7 +42,7 @@ def test_hvac_reads_writes_lists_and_deletes_through_the_sidecar(sidecar: Sideca
 def test_a_read_has_one_record_and_a_write_intent_and_outcome(sidecar: SidecarProcess) -> None:
     before = len(sidecar.records())
     client = sidecar.hvac()
-    client.secrets.kv.v2.read_secret_version(path="app/api", raise_on_deleted_version=True)
+    client.secrets.kv.v2.read_secret_version(path="app/api")
     client.secrets.kv.v2.create_or_update_secret(path="e2e/two", secret={"a": "1"})
     records = [record for record in sidecar.records()[before:] if record["event"] == "SECRET_PERMIT"]
     assert [(record["operation"], record["phase"]) for record in records] == [
@@ -65,7 +67,7 @@ def test_a_subject_without_a_policy_is_denied_and_nothing_reaches_openbao(
 ) -> None:
     mark = openbao.mark()
     with pytest.raises(hvac.exceptions.Forbidden) as caught:
-        sidecar.hvac("stranger").secrets.kv.v2.read_secret_version(path="app/db", raise_on_deleted_version=True)
+        sidecar.hvac("stranger").secrets.kv.v2.read_secret_version(path="app/db")
     assert "POLICY_DENIED" in caught.value.text
     assert openbao.requests(since=mark) == []
     assert sidecar.records()[-1]["code"] == "POLICY_DENIED"
@@ -107,7 +109,7 @@ def test_a_grant_serves_its_uses_and_then_the_pdp_is_asked_afresh(sidecar: Sidec
     kv = sidecar.hvac(client_id="counting").secrets.kv.v2
     before = len(sidecar.records())
     for _ in range(3):
-        kv.read_secret_version(path="other/x", raise_on_deleted_version=True)
+        kv.read_secret_version(path="other/x")
     grants = [record["grant"] for record in sidecar.records()[before:] if record["event"] == "SECRET_PERMIT"]
     assert [(grant["hit"], grant["uses_left"]) for grant in grants] == [(False, 1), (True, 0), (False, 1)]
 
@@ -155,7 +157,7 @@ def test_a_browser_and_a_foreign_host_are_refused(sidecar: SidecarProcess) -> No
 def test_the_spool_and_the_log_hold_no_value_path_token_or_salt(sidecar: SidecarProcess, openbao: OpenBao) -> None:
     client = sidecar.hvac()
     client.secrets.kv.v2.create_or_update_secret(path="canary-path/leaf", secret={"canary-key": "canary-value"})
-    client.secrets.kv.v2.read_secret_version(path="canary-path/leaf", raise_on_deleted_version=True)
+    client.secrets.kv.v2.read_secret_version(path="canary-path/leaf")
     written = sidecar.spool_bytes() + sidecar.log.read_bytes() + sidecar.metrics().encode()
     for canary in (
         "canary-path",

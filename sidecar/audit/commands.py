@@ -1,0 +1,143 @@
+"""What `sidecar audit …` does, as plain functions that write to a stream and return the exit code."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final, TextIO
+
+import orjson
+
+from sidecar.audit.chain import Break, Chain, Place, Verifier
+from sidecar.audit.reader import FileReader, Line, SpoolReader, read_all, readers
+from sidecar.audit.record import ResourceRefs
+from sidecar.surface.secret_uri import SecretUri
+
+_FOLLOW_SECONDS: Final = 0.2
+# C1 controls, DEL, line and paragraph separators, bidirectional overrides: JSON lets them stand as they are, and they
+# would drive the terminal of whoever reads the record. As escapes they are the same JSON.
+_UNSAFE_ON_TERMINAL: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def verify(paths: Sequence[Path], out: TextIO, *, allow_repeats: bool = False, allow_later_start: bool = False) -> int:
+    """Checks the chains in these spools and files; prints the first break, or what each chain holds. Exit 0 or 1."""
+    verifier = Verifier(allow_repeats=allow_repeats, allow_later_start=allow_later_start)
+    try:
+        found = _first_break(verifier, paths)
+    except OSError as error:
+        return _unreadable(error, out)
+    if found is not None:
+        out.write(f"BROKEN {found}\n")
+    for chain in verifier.chains.values():
+        _print_chain(chain, out)
+    if found is not None:
+        return 1
+    if not verifier.chains:
+        out.write("BROKEN no record found\n")
+        return 1
+    total = sum(chain.records for chain in verifier.chains.values())
+    out.write(f"OK {total} records, {len(verifier.chains)} instance{'s' if len(verifier.chains) > 1 else ''}\n")
+    return 0
+
+
+def cat(
+    paths: Sequence[Path],
+    out: TextIO,
+    *,
+    follow: bool = False,
+    errors: TextIO | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> int:
+    """Prints the records as JSON lines, oldest first; with `follow` goes on as they are written, until `stopped`.
+
+    The exact bytes, except on a terminal, where control characters that JSON lets stand are escaped. Exit 1 where a
+    line could not be read.
+    """
+    faulty = False
+    errors = errors or sys.stderr
+    try:
+        for line in _follow(readers(paths), stopped) if follow else read_all(paths):
+            if line is None:
+                out.flush()
+            elif line.fault:
+                faulty = True
+                errors.write(f"{line.path}:{line.number}: {line.fault}\n")
+            else:
+                _print_record(line.record, out)
+        out.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        return 0
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        return _unreadable(error, errors)
+    return 1 if faulty else 0
+
+
+def ref(uri: SecretUri, refs: ResourceRefs, out: TextIO) -> int:
+    """Prints how the audit names a secret, so that it can be looked up there."""
+    names = refs.of(uri)
+    shown = {
+        "uri": str(uri),
+        "resource_ref": names.resource_ref,
+        "parent_ref": names.parent_ref,
+        "ref_key_id": names.ref_key_id,
+        "resource_arn": names.resource_arn,
+    }
+    out.write(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() + "\n")
+    return 0
+
+
+def _first_break(verifier: Verifier, paths: Sequence[Path]) -> Break | None:
+    for line in read_all(paths):
+        place = Place(str(line.path), line.number)
+        found = Break(place, "", 0, line.fault) if line.fault else verifier.feed(line.record, place)
+        if found is not None:
+            return found
+    return verifier.finish()
+
+
+def _print_chain(chain: Chain, out: TextIO) -> None:
+    last = f"record {chain.first}" if chain.first == chain.seq else f"records {chain.first} to {chain.seq}"
+    out.write(f"instance {chain.instance}: {last}, {chain.runs} run{'' if chain.runs == 1 else 's'}, tip {chain.tip}\n")
+    if chain.first > 1:
+        out.write(f"  begins at seq {chain.first}: what came before was dropped\n")
+    if chain.repeats:
+        out.write(f"  {chain.repeats} records stand more than once, byte for byte\n")
+    out.writelines(f"  run ended without AUDIT_STOP after seq {seq}: a crash\n" for seq in chain.crashes)
+    if chain.running:
+        out.write(f"  last run has no AUDIT_STOP: still running, or crashed after seq {chain.seq}\n")
+
+
+def _print_record(record: bytes, out: TextIO) -> None:
+    sink: BinaryIO | None = getattr(out, "buffer", None)
+    if sink is not None and not out.isatty():
+        sink.write(record + b"\n")
+        return
+    text = record.decode("utf-8", "backslashreplace")
+    out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def _follow(sources: Sequence[FileReader | SpoolReader], stopped: Callable[[], bool]) -> Iterator[Line | None]:
+    """Lines as they come; None whenever there are no more for the moment."""
+    try:
+        while True:
+            last_look = stopped()
+            for source in sources:
+                while lines := source.read():
+                    yield from lines
+            yield None
+            if last_look:
+                return
+            time.sleep(_FOLLOW_SECONDS)
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _unreadable(error: OSError, out: TextIO) -> int:
+    out.write(f"{error.filename or ''}: {error.strerror or error}\n")
+    return 1

@@ -1,0 +1,429 @@
+"""The way to Kafka: follows the spool and sends every record's exact bytes, in order, at least once.
+
+Requests never wait for Kafka. Where it is away the spool grows, and the shipper tries again for ever; what cannot be
+sent (a topic that is not there, an ACL, a record the broker finds too large) is said and tried again, never skipped.
+The position behind the last acknowledged record is kept in the spool; after a restart sending goes on from there, so
+that a consumer may see records twice and tells them apart by `event_id`. Segments whose records are all acknowledged
+are dropped, with an AUDIT_TRUNCATED in the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import orjson
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+from aiokafka.partitioner import DefaultPartitioner
+from cachetools import TTLCache
+
+from sidecar.audit import position
+from sidecar.audit.chain import link
+from sidecar.audit.journal import MAX_RECORD_BYTES, Journal
+from sidecar.audit.position import Position
+from sidecar.audit.reader import Line, SpoolReader
+from sidecar.audit.record import tells_of_mutation
+from sidecar.clock import Clock
+from sidecar.config import Kafka
+from sidecar.errors import Refused
+from sidecar.ops.metrics import AUDIT_BACKLOG_RECORDS, AUDIT_OLDEST_SECONDS
+
+SCHEMA: Final = b"openbao-sidecar.audit.v1"
+
+_REQUEST_TIMEOUT_MS: Final = 10_000
+_UNACKNOWLEDGED_SECONDS: Final = 5.0  # without an answer for so long, the status says so
+_ABANDON_SECONDS: Final = 60.0  # then a new producer, with credentials and certificates read anew
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_MAX_BACKOFF_SECONDS: Final = 30.0
+_LINGER_SECONDS: Final = 0.02
+_LOOK_SECONDS: Final = 1.0
+_PERSIST_SECONDS: Final = 1.0
+_MAX_RECORDS_PER_SECOND: Final = 10_000  # a backlog drains without starving requests of the processor
+_BATCH_BYTES: Final = 128 * 1024
+
+_RETRY_BACKOFF_MS: Final = 500
+_SAY_AGAIN_SECONDS: Final = 60.0
+
+_SCHEMA_HEADER: Final = ("schema", SCHEMA)
+
+_log = structlog.get_logger("audit.kafka")
+
+
+class _NotTooOften(logging.Filter):
+    """aiokafka repeats itself several times a second while a broker or a topic is away; once a minute will do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: TTLCache[str, bool] = TTLCache(100, _SAY_AGAIN_SECONDS)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this was not said of late."""
+        message = record.getMessage()
+        if message in self._said:
+            return False
+        self._said[message] = True
+        return True
+
+
+for _part in ("client", "cluster", "conn", "producer.sender"):
+    logging.getLogger(f"aiokafka.{_part}").addFilter(_NotTooOften())
+
+
+@dataclass(frozen=True, slots=True)
+class ShipperStatus:
+    """For `/readyz`: Kafka away is a warning, never a reason not to be ready."""
+
+    warning: str
+    acknowledged_seq: int
+    backlog_records: int
+    oldest_seconds: float
+
+
+class _Message(NamedTuple):
+    seq: int
+    millis: int
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    mutation: bool
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What goes to one topic, and how much of it is acknowledged: a retry sends only the rest."""
+
+    topic: str
+    messages: Sequence[_Message]
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Records read and not yet acknowledged by both topics."""
+
+    last: _Message
+    oldest: float
+    outgoing: Sequence[_Outgoing] = field(default_factory=tuple)
+
+
+class _SendSmallerError(Exception):
+    """The broker found a batch too large; a new producer sends smaller ones."""
+
+
+class KafkaShipper:
+    """One task on the event loop. `start` and `stop` it; it needs nothing else."""
+
+    def __init__(self, config: Kafka, journal: Journal, clock: Clock) -> None:
+        self._config = config
+        self._journal = journal
+        self._clock = clock
+        self._topics = (f"{config.topic_prefix}.secrets.audit", f"{config.topic_prefix}.secrets")
+        self._key = journal.instance.encode()
+        self._acknowledged = Position(journal.instance, 0, "")
+        self._persisted = 0
+        self._persist_at = 0.0
+        self._reader = SpoolReader(journal.directory)
+        self._read_seq = 0
+        self._lines: list[Line] = []
+        self._chunk: _Chunk | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._batch_bytes = _BATCH_BYTES
+        self._problem = ""
+        self._missing = ""
+        self._damaged = False
+        self._second = ""
+        self._second_millis = 0
+        self._closing = False
+        self._more = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to send, from the kept position on."""
+        kept = position.load(self._journal.directory)
+        if kept is not None and kept.instance == self._journal.instance:
+            self._acknowledged = kept
+        self._persisted = self._read_seq = self._acknowledged.seq
+        self._reader = SpoolReader(self._journal.directory, self._read_seq)
+        self._journal.on_durable = self._more.set
+        AUDIT_BACKLOG_RECORDS.set_function(lambda: self.status().backlog_records)
+        AUDIT_OLDEST_SECONDS.set_function(lambda: self.status().oldest_seconds)
+        self._task = asyncio.create_task(self._run(), name="audit-kafka")
+
+    async def stop(self, drain_seconds: float = 5.0) -> None:
+        """Sends what is there for at most so long, and ends. After the journal's `stop`, before its `close`."""
+        self._closing = True
+        self._more.set()
+        self._journal.on_durable = None
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=drain_seconds)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._disconnect()
+        await self._persist()
+        self._reader.close()
+
+    def status(self) -> ShipperStatus:
+        """How far it is, and what is in its way."""
+        backlog = max(0, self._journal.durable.seq - self._acknowledged.seq)
+        oldest = max(0.0, self._clock.wall() - self._chunk.oldest) if self._chunk is not None and backlog else 0.0
+        warning = "; ".join(part for part in (self._problem, self._missing) if part)
+        return ShipperStatus(warning, self._acknowledged.seq, backlog, round(oldest, 3))
+
+    # -- the task ----------------------------------------------------------------------------------------------------
+    async def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                while await self._ship_some():
+                    backoff = _FIRST_BACKOFF_SECONDS
+                if self._closing:
+                    return
+                await self._wait_for_more()
+            except _SendSmallerError:
+                await self._disconnect()
+            except Exception as error:  # noqa: BLE001 - the shipper outlives whatever goes wrong, and says it
+                self._note(error)
+                await self._disconnect()
+                await asyncio.sleep(backoff * random.uniform(0.75, 1.25))  # noqa: S311 - jitter is no secret
+                backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+
+    async def _ship_some(self) -> bool:
+        """Sends the next chunk. Returns False where there is none."""
+        if self._chunk is None:
+            self._chunk = await self._next_chunk()
+        chunk = self._chunk
+        if chunk is None:
+            return False
+        started = asyncio.get_running_loop().time()
+        producer = await self._connect()
+        for outgoing in chunk.outgoing:
+            try:
+                await self._send(producer, outgoing)
+            except UnknownTopicOrPartitionError as error:
+                raise KafkaError(f"topic {outgoing.topic} is not there") from error
+        if self._problem:
+            _log.info("kafka takes records again", seq=chunk.last.seq)
+            self._problem = ""
+        self._acknowledged = Position(self._journal.instance, chunk.last.seq, link(chunk.last.value))
+        self._chunk = None
+        now = asyncio.get_running_loop().time()
+        if now >= self._persist_at:
+            self._persist_at = now + _PERSIST_SECONDS
+            await self._release()
+        await asyncio.sleep(max(0.0, len(chunk.outgoing[0].messages) / _MAX_RECORDS_PER_SECOND - (now - started)))
+        return True
+
+    async def _wait_for_more(self) -> None:
+        """Nothing to send: keeps the position, then sleeps until records come; a few at once cost less than each."""
+        await self._release()
+        if not self._closing:
+            try:
+                await asyncio.wait_for(self._more.wait(), _LOOK_SECONDS)
+            except TimeoutError:
+                return
+            self._more.clear()
+            await asyncio.sleep(_LINGER_SECONDS)
+
+    async def _release(self) -> None:
+        """Keeps the position, and lets go of segments that are acknowledged as a whole; a damaged one is evidence."""
+        await self._persist()
+        seq = self._acknowledged.seq
+        kept = self._persisted != seq or self._damaged or self._closing
+        if not kept and self._journal.droppable(seq):
+            try:
+                await self._journal.drop_through(seq)
+            except Refused as refusal:
+                _log.warning("acknowledged segments are kept for now", reason=refusal.detail)
+
+    async def _persist(self) -> None:
+        if self._persisted == self._acknowledged.seq:
+            return
+        kept = self._acknowledged
+        try:
+            await asyncio.to_thread(position.store, self._journal.directory, kept)
+            self._persisted = kept.seq
+        except OSError as error:  # a full disk: more will be sent twice after a restart, nothing is lost
+            _log.warning("kafka's position could not be kept", reason=error.strerror)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    async def _next_chunk(self) -> _Chunk | None:
+        messages: list[_Message] = []
+        size = 0
+        while size < _BATCH_BYTES:
+            if not self._lines:
+                if messages:
+                    break
+                self._lines = await asyncio.to_thread(self._read_lines)
+                if not self._lines:
+                    break
+            line = self._lines.pop()
+            message = self._message(line)
+            if message is not None:
+                messages.append(message)
+                size += len(message.value)
+        if not messages:
+            return None
+        audit, mutations = self._topics
+        outgoing = [_Outgoing(audit, messages)]
+        changing = [message for message in messages if message.mutation]
+        if changing:
+            outgoing.append(_Outgoing(mutations, changing))
+        return _Chunk(messages[-1], messages[0].millis / 1000, outgoing)
+
+    def _read_lines(self) -> list[Line]:
+        """The next lines of the spool, last first."""
+        return self._reader.read(self._journal.extent)[::-1]
+
+    def _message(self, line: Line) -> _Message | None:
+        """The message of a line; None for one already sent, and for a damaged one, which is said and whose gap the
+        chain shows: waiting for it would only lose the records behind it too."""
+        try:
+            fields = orjson.loads(line.record)
+            seq, ref = fields["seq"], fields.get("resource_ref")
+            millis = self._millis(fields["ts"])
+            headers = [_SCHEMA_HEADER, ("resource_ref", ref.encode())] if ref else [_SCHEMA_HEADER]
+            fresh = seq > self._read_seq
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._damaged = True
+            self._say_missing(f"{line.path.name} line {line.number} cannot be read")
+            return None
+        if not fresh:
+            return None
+        if seq != self._read_seq + 1:
+            self._say_missing(f"records {self._read_seq + 1} to {seq - 1} are not in the spool")
+        self._read_seq = seq
+        return _Message(seq, millis, line.record, headers, tells_of_mutation(fields))
+
+    def _millis(self, ts: str) -> int:
+        """Milliseconds since the epoch of a record's time. The second is remembered: neighbours share it."""
+        second, fraction = ts[:19], ts[20:23]
+        if second != self._second:
+            self._second, self._second_millis = second, int(datetime.fromisoformat(f"{second}Z").timestamp()) * 1000
+        return self._second_millis + int(fraction)
+
+    def _say_missing(self, what: str) -> None:
+        _log.error("records are missing for kafka; run `audit verify`", what=what)
+        self._missing = f"{what}; run `sidecar audit verify`"
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+    async def _connect(self) -> AIOKafkaProducer:
+        """The producer, started; a new one after each failure, with credentials and certificates as they are now.
+
+        An idempotent producer that lost a batch cannot go on: its next sequence number would leave a gap.
+        """
+        if self._producer is None:
+            config = self._config
+            producer = AIOKafkaProducer(
+                bootstrap_servers=config.bootstrap_servers,
+                client_id="openbao-sidecar",
+                acks="all",
+                enable_idempotence=True,
+                max_batch_size=_BATCH_BYTES + MAX_RECORD_BYTES,
+                max_request_size=_BATCH_BYTES + MAX_RECORD_BYTES,
+                request_timeout_ms=_REQUEST_TIMEOUT_MS,
+                retry_backoff_ms=_RETRY_BACKOFF_MS,
+                security_protocol=config.security_protocol,
+                sasl_mechanism=config.sasl_mechanism or "PLAIN",
+                sasl_plain_username=config.username,
+                sasl_plain_password=_password(config),
+                ssl_context=_ssl_context(config),
+            )
+            self._producer = producer
+            await asyncio.wait_for(producer.start(), _ABANDON_SECONDS)
+        return self._producer
+
+    async def _disconnect(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        # aiokafka stops only after it has delivered everything, which without a broker is never.
+        producer._message_accumulator.fail_all(KafkaConnectionError())  # noqa: SLF001 - it has no other way to give up
+        try:
+            await asyncio.wait_for(producer.stop(), _REQUEST_TIMEOUT_MS / 1000)
+        except Exception:  # noqa: BLE001 - its own clean-up after the above may fail in many ways
+            await producer.client.close()
+
+    async def _send(self, producer: AIOKafkaProducer, outgoing: _Outgoing) -> None:
+        """Sends what is left for one topic, one acknowledged batch after the other, so that order holds."""
+        partitions = sorted(await producer.partitions_for(outgoing.topic))
+        partition = DefaultPartitioner()(self._key, partitions, partitions)
+        while outgoing.sent < len(outgoing.messages):
+            part = self._part(outgoing)
+            batch = producer.create_batch()
+            for message in part:
+                batch.append(timestamp=message.millis, key=self._key, value=message.value, headers=message.headers)
+            batch.close()
+            try:
+                acknowledged = await producer.send_batch(batch, outgoing.topic, partition=partition)
+                await self._acknowledgement(acknowledged)
+            except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+                if len(part) == 1:
+                    raise KafkaError(f"record {part[0].seq} is larger than {outgoing.topic} takes") from error
+                self._batch_bytes = sum(len(message.value) for message in part) // 2
+                raise _SendSmallerError from error
+            outgoing.sent += len(part)
+
+    def _part(self, outgoing: _Outgoing) -> Sequence[_Message]:
+        """The next messages of at most `_batch_bytes`, at least one."""
+        size, end = 0, outgoing.sent
+        for message in outgoing.messages[outgoing.sent :]:
+            size += len(message.value)
+            if size > self._batch_bytes and end > outgoing.sent:
+                break
+            end += 1
+        return outgoing.messages[outgoing.sent : end]
+
+    async def _acknowledgement(self, acknowledged: asyncio.Future[object]) -> None:
+        """Waits for the broker. aiokafka itself tries for ever; after a while a new producer is the better try."""
+        waited = 0.0
+        while waited < _ABANDON_SECONDS:
+            await asyncio.wait([acknowledged], timeout=_UNACKNOWLEDGED_SECONDS)
+            if acknowledged.done():
+                acknowledged.result()
+                return
+            waited += _UNACKNOWLEDGED_SECONDS
+            self._say(f"no acknowledgement for {waited:g} seconds")
+        acknowledged.cancel()
+        raise KafkaError(f"no acknowledgement for {waited:g} seconds")
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, KafkaConnectionError):
+            self._say("no broker can be reached")
+        elif isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
+            self._say(f"the broker does not let {self._config.username or 'us'} write ({type(error).__name__})")
+        else:
+            self._say(f"{type(error).__name__}: {error}")
+
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            _log.warning("records cannot be sent to kafka; they stay in the spool", reason=problem)
+        self._problem = problem
+
+
+def _password(config: Kafka) -> str | None:
+    return config.password_file.read_text().rstrip("\r\n") if config.password_file is not None else None
+
+
+def _ssl_context(config: Kafka) -> ssl.SSLContext | None:
+    """Verifies the broker's certificate and name; there is no switch that turns that off."""
+    if config.security_protocol not in ("SSL", "SASL_SSL"):
+        return None
+    context = ssl.create_default_context(cafile=config.ca_file)
+    if config.cert_file is not None:
+        context.load_cert_chain(config.cert_file, config.key_file)
+    return context

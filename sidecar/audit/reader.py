@@ -1,0 +1,204 @@
+"""Reads records back: from a spool's segments (framed) and from plain JSON-lines files such as a topic's dump."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import orjson
+
+from sidecar.audit.framing import unframe
+from sidecar.audit.spool import SEGMENT_NAME, segment_name, segment_paths
+
+CHUNK_BYTES: Final = 128 * 1024
+_MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # no record comes near it; without a bound one endless line would fill memory
+
+UNFINISHED: Final = "the file ends in the middle of a record: torn by a crash (the next start mends it), or cut"
+DAMAGED: Final = "the line does not match its checksum: it was changed or damaged"
+TOO_LONG: Final = "the line is longer than any record"
+
+
+class Line(NamedTuple):
+    """One line read. `record` is its exact bytes; empty where `fault` says what is wrong with the line. `end` is the
+    offset in the file behind it."""
+
+    path: Path
+    number: int
+    record: bytes
+    end: int
+    fault: str = ""
+
+
+class FileReader:
+    """Reads one file as it grows, whole lines only. Whether its lines are framed is told by its first byte."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        # A link in place of a segment is somebody's doing; a link to a dump is the operator's.
+        self._descriptor = os.open(path, flags | os.O_NOFOLLOW if SEGMENT_NAME.fullmatch(path.name) else flags)
+        self.path = path
+        self.offset = 0
+        self._number = 0
+        self._rest = b""
+        self._framed: bool | None = None
+        self._broken = False
+
+    def read(self, until: int | None = None) -> list[Line]:
+        """The next whole lines, none at the end of what is there now. Nothing behind the offset `until` is read."""
+        lines: list[Line] = []
+        while not lines and not self._broken:
+            read_to = self.offset + len(self._rest)
+            size = CHUNK_BYTES if until is None else min(CHUNK_BYTES, until - read_to)
+            chunk = os.read(self._descriptor, size) if size > 0 else b""
+            if not chunk:
+                break
+            if self._framed is None:
+                self._framed = chunk[0] != ord("{")
+            *whole, self._rest = (self._rest + chunk).split(b"\n")
+            lines = [line for line in map(self._line, whole) if line is not None]
+            if len(self._rest) > _MAX_LINE_BYTES:
+                self._broken = True
+                lines.append(Line(self.path, self._number + 1, b"", self.offset, TOO_LONG))
+        return lines
+
+    def finish(self) -> Line | None:
+        """The last line, where it has no newline: whole in a plain file, torn in a segment."""
+        rest, self._rest = self._rest, b""
+        if not rest or self._broken:
+            return None
+        if not self._framed:
+            return self._line(rest)
+        return Line(self.path, self._number + 1, b"", self.offset, UNFINISHED)
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)
+
+    def _line(self, raw: bytes) -> Line | None:
+        self._number += 1
+        self.offset += len(raw) + 1
+        if not self._framed:
+            return Line(self.path, self._number, raw, self.offset) if raw.strip() else None
+        record = unframe(raw)
+        if record is None:
+            return Line(self.path, self._number, b"", self.offset, DAMAGED)
+        return Line(self.path, self._number, record, self.offset)
+
+
+class SpoolReader:
+    """Reads a spool's segments in order, going on to new ones as they appear."""
+
+    def __init__(self, directory: Path, after_seq: int = 0) -> None:
+        self._directory = directory
+        self._after_seq = after_seq
+        self._reader: FileReader | None = None
+        self._first_seq = -1
+
+    def read(self, extent: tuple[int, int] | None = None) -> list[Line]:
+        """The next whole lines; none at the end. `extent` (a segment's first seq, its bytes) is where to stop: what
+        stands behind it is not yet durable."""
+        while True:
+            # Looked up before the current segment is read: once a newer one stands there, this one grows no more.
+            following = self._following()
+            if self._reader is not None:
+                lines = self._reader.read(self._until(extent))
+                if lines:
+                    return lines
+            if following is None or (extent is not None and following > extent[0]):
+                return []
+            torn = self._reader.finish() if self._reader is not None else None
+            self.close()
+            try:
+                self._reader = FileReader(self._directory / segment_name(following))
+            except FileNotFoundError:  # dropped just now
+                continue
+            self._first_seq = following
+            if torn is not None:
+                return [torn]
+
+    def finish(self) -> Line | None:
+        """The unfinished last line, where there is one."""
+        return self._reader.finish() if self._reader is not None else None
+
+    def close(self) -> None:
+        """Closes the current segment."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _following(self) -> int | None:
+        firsts = [first for first, _ in segment_paths(self._directory)]
+        if self._first_seq < 0:
+            before = [first for first in firsts if first <= self._after_seq + 1]
+            return before[-1] if before else (firsts[0] if firsts else None)
+        return next((first for first in firsts if first > self._first_seq), None)
+
+    def _until(self, extent: tuple[int, int] | None) -> int | None:
+        return extent[1] if extent is not None and extent[0] == self._first_seq else None
+
+
+def readers(paths: Sequence[Path]) -> list[FileReader | SpoolReader]:
+    """A reader for each folder and file, files oldest first. Raises OSError where one cannot be read."""
+    folders = [SpoolReader(path) for path in paths if path.is_dir()]
+    return [*folders, *(FileReader(path) for path in _oldest_first([path for path in paths if not path.is_dir()]))]
+
+
+def read_all(paths: Sequence[Path]) -> Iterator[Line]:
+    """Every line of these folders and files as they are now."""
+    for reader in readers(paths):
+        try:
+            while lines := reader.read():
+                yield from lines
+            last = reader.finish()
+            if last is not None and not (last.fault == UNFINISHED and in_use(last.path.parent)):
+                yield last
+        finally:
+            reader.close()
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a sidecar is writing to this spool: an unfinished record at its end is then being written."""
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _oldest_first(paths: Sequence[Path]) -> list[Path]:
+    """Files by the time of their first record; those of one instance by its seq, whatever its clock said."""
+    if len(paths) < 2:  # a pipe must not be opened twice
+        return list(paths)
+    firsts = {path: _first(path) for path in paths}
+    ordered = sorted(paths, key=lambda path: firsts[path][1])
+    for instance in {firsts[path][0] for path in paths}:
+        places = [index for index, path in enumerate(ordered) if firsts[path][0] == instance]
+        by_seq = sorted((ordered[index] for index in places), key=lambda path: firsts[path][2])
+        for index, path in zip(places, by_seq, strict=True):
+            ordered[index] = path
+    return ordered
+
+
+def _first(path: Path) -> tuple[str, str, int]:
+    """Instance, time and seq of a file's first record; empty where it cannot be read, which is found later."""
+    reader = FileReader(path)
+    try:
+        lines: Iterable[Line] = reader.read()
+        record = orjson.loads(next(line.record for line in lines if line.record))
+        instance, ts, seq = record["instance"], record["ts"], record["seq"]
+    except (StopIteration, ValueError, KeyError, TypeError):
+        return "", "", 0
+    finally:
+        reader.close()
+    return (
+        (instance, ts, seq) if isinstance(instance, str) and isinstance(ts, str) and type(seq) is int else ("", "", 0)
+    )

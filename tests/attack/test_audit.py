@@ -1,0 +1,438 @@
+"""THREATS, group AUDIT, as far as the journal and its way to Kafka meet them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from sidecar.audit.chain import link
+from sidecar.audit.commands import cat
+from sidecar.audit.framing import frame, unframe
+from sidecar.audit.journal import JournalError
+from sidecar.audit.reader import read_all
+from sidecar.audit.record import Event, Record, ResourceRefs
+from sidecar.audit.stamping import Body, Stamper, Tip
+from sidecar.config import ConfigError, load
+from sidecar.errors import Code, Refused
+from sidecar.surface.secret_uri import SecretUri
+from tests.audit.disks import read_only, small_disk
+from tests.audit.killing import killed_writer
+from tests.audit.spools import (
+    append_until_refused,
+    events,
+    journal_in,
+    names,
+    opened,
+    permit,
+    records,
+    segments,
+    verified,
+)
+from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.real.kafka import KafkaBroker
+from tests.support.clock import FakeClock
+
+ROUNDS = 8
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
+    return Topics(kafka, request.node.name)
+
+
+# -- 01: crash between release and record; between forward and outcome --------------------
+async def test_audit_01_every_record_acknowledged_before_a_kill_9_is_there_in_order(spool: Path) -> None:
+    chance = random.Random(8)
+    told: list[str] = []
+    for run in range(ROUNDS):
+        acknowledged = killed_writer(spool, run, chance)
+        assert acknowledged
+        told += acknowledged
+    async with journal_in(spool):
+        pass
+    found = names(spool)
+    assert set(told) <= set(found)
+    assert len(found) == len(set(found))
+    places = {name: place for place, name in enumerate(found)}
+    for run in range(ROUNDS):  # a caller's own records stand in the order in which it wrote them
+        mine = [name for name in told if name.startswith(f"{run}-1-")]
+        assert [places[name] for name in mine] == sorted(places[name] for name in mine)
+    assert events(spool).count("AUDIT_START") == ROUNDS + 1
+    code, said = verified(spool)
+    assert code == 0, said
+    assert said.count("a crash") == ROUNDS
+
+
+# -- 02: disk full, slow, read-only; files deleted, truncated, replaced (more in tests/audit/test_journal.py) ----------
+async def test_audit_02_a_full_disk_releases_nothing_and_is_left_without_a_restart(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        async with journal_in(disk.path / "spool") as journal:
+            disk.fill()
+            await append_until_refused(journal)  # the last page still takes a few
+            with pytest.raises(Refused) as refused:
+                await journal.append(permit("never"))
+            assert refused.value.code is Code.AUDIT_UNAVAILABLE
+            assert not journal.status().healthy
+            disk.free()
+            await journal.append(permit("after"))
+            assert journal.status().healthy
+        assert "never" not in names(disk.path / "spool")
+
+
+async def test_audit_02_a_read_only_disk_is_refused_at_the_start(tmp_path: Path) -> None:
+    unwritable = r"Read-only file system|Permission denied|Operation not permitted"
+    with read_only(tmp_path / "disk") as folder, pytest.raises(JournalError, match=unwritable):
+        await opened(folder / "spool")
+
+
+def deleted(segment: Path) -> None:
+    segment.unlink()
+
+
+def truncated(segment: Path) -> None:
+    os.truncate(segment, 10)
+
+
+def emptied_and_refilled_with_nothing(segment: Path) -> None:
+    segment.write_bytes(bytes(segment.stat().st_size + 1))
+
+
+def replaced_by_a_copy(segment: Path) -> None:
+    copy = segment.with_name("copy")
+    copy.write_bytes(segment.read_bytes())
+    copy.rename(segment)
+
+
+def replaced_by_a_symlink(segment: Path) -> None:
+    segment.rename(segment.with_name("moved"))
+    segment.symlink_to("moved")
+
+
+def replaced_by_a_device(segment: Path) -> None:
+    segment.unlink()
+    segment.symlink_to("/dev/null")
+
+
+def linked_to(segment: Path) -> None:
+    segment.with_name("second-name").hardlink_to(segment)
+
+
+def written_to(segment: Path) -> None:
+    with segment.open("ab") as file:
+        file.write(frame(b'{"forged":true}'))
+
+
+def moved_with_its_folder(segment: Path) -> None:
+    segment.parent.rename(segment.parent.with_name("elsewhere"))
+    segment.parent.mkdir()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        deleted,
+        truncated,
+        emptied_and_refilled_with_nothing,
+        replaced_by_a_copy,
+        replaced_by_a_symlink,
+        replaced_by_a_device,
+        linked_to,
+        written_to,
+        moved_with_its_folder,
+    ],
+)
+async def test_audit_02_a_segment_changed_under_us_stops_every_release(
+    spool: Path, attack: Callable[[Path], None]
+) -> None:
+    async with journal_in(spool) as journal:
+        await journal.append(permit("before"))
+        attack(segments(spool)[0])
+        for _ in range(2):
+            with pytest.raises(Refused) as refused:
+                await journal.append(permit("never"))
+            assert refused.value.code is Code.AUDIT_UNAVAILABLE
+            assert str(spool) not in refused.value.message
+        assert not journal.status().healthy
+
+
+@pytest.mark.parametrize("attack", [deleted, truncated, written_to, replaced_by_a_symlink])
+async def test_audit_02_a_closed_segment_changed_under_us_stops_every_release_within_a_second(
+    spool: Path, attack: Callable[[Path], None]
+) -> None:
+    clock = FakeClock()
+    async with journal_in(spool, segment_bytes=500, clock=clock) as journal:
+        for _ in range(5):
+            await journal.append(permit("before"))
+        attack(segments(spool)[1])
+        clock.advance(1)
+        with pytest.raises(Refused) as refused:
+            await journal.append(permit("never"))
+        assert refused.value.code is Code.AUDIT_UNAVAILABLE
+        assert not journal.status().healthy
+
+
+async def test_audit_02_a_lock_taken_away_under_us_stops_every_release_within_a_second(spool: Path) -> None:
+    """Else a second process could lock a new one, and write to the same spool."""
+    clock = FakeClock()
+    async with journal_in(spool, clock=clock) as journal:
+        (spool / "lock").unlink()
+        clock.advance(1)
+        with pytest.raises(Refused):
+            await journal.append(permit("never"))
+
+
+@pytest.mark.parametrize("name", ["lock", "instance", "00000000000000000001.segment", "00000000000000000005.segment"])
+async def test_audit_02_a_symlink_in_place_of_a_file_of_the_spool_is_not_followed(spool: Path, name: str) -> None:
+    async with journal_in(spool):
+        pass
+    elsewhere = spool.parent / "elsewhere"
+    elsewhere.write_bytes((spool / name).read_bytes() if (spool / name).exists() else b"")
+    before = elsewhere.read_bytes()
+    (spool / name).unlink(missing_ok=True)
+    (spool / name).symlink_to(elsewhere)
+    with pytest.raises(JournalError):
+        await opened(spool)
+    assert elsewhere.read_bytes() == before
+
+
+async def test_audit_02_a_symlink_where_a_draft_will_be_written_is_not_followed(spool: Path) -> None:
+    spool.mkdir()
+    elsewhere = spool.parent / "elsewhere"
+    elsewhere.write_text("untouched")
+    (spool / "instance.new").symlink_to(elsewhere)
+    async with journal_in(spool) as journal:
+        await journal.append(permit())
+    assert elsewhere.read_text() == "untouched"
+
+
+# -- 03: edited, dropped, reordered, forged tail; two processes --------------------
+def rewritten(segment: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """What a patient attacker does: changes the records and makes every checksum right again."""
+    kept = [record for line in segment.read_bytes().splitlines() if (record := unframe(line)) is not None]
+    segment.write_bytes(b"".join(frame(record) for record in change(kept)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda kept: [*kept[:2], kept[2].replace(b'"one"', b'"two"'), *kept[3:]], id="edited"),
+        pytest.param(lambda kept: [*kept[:2], *kept[3:]], id="dropped"),
+        pytest.param(lambda kept: kept[1:], id="head-dropped"),
+        pytest.param(lambda kept: [*kept[:2], kept[3], kept[2], *kept[4:]], id="reordered"),
+        pytest.param(lambda kept: [*kept[:3], kept[2], *kept[3:]], id="repeated"),
+        pytest.param(lambda kept: [*kept[:2], b"{}", *kept[2:]], id="inserted"),
+        pytest.param(lambda kept: [*kept, kept[-1].replace(b"AUDIT_STOP", b"SECRET_PERMIT")], id="appended"),
+    ],
+)
+async def test_audit_03_a_changed_spool_does_not_verify(
+    spool: Path, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    async with journal_in(spool) as journal:
+        for name in ("zero", "one", "three"):
+            await journal.append(permit(name))
+    assert verified(spool)[0] == 0
+    rewritten(segments(spool)[0], change)
+    code, said = verified(spool)
+    assert code == 1
+    assert said.startswith(f"BROKEN {segments(spool)[0]}:")
+
+
+async def test_audit_03_a_spool_cut_in_the_middle_of_a_record_does_not_verify(spool: Path) -> None:
+    async with journal_in(spool) as journal:
+        await journal.append(permit())
+    (segment,) = segments(spool)
+    os.truncate(segment, segment.stat().st_size - 5)
+    assert verified(spool)[0] == 1
+
+
+async def test_audit_03_a_tail_forged_with_a_right_chain_disagrees_with_its_copy(spool: Path) -> None:
+    """The chain is no signature: who can write the spool can write a new end. The copy in Kafka gives it away."""
+    async with journal_in(spool) as journal:
+        await journal.append(permit("true"))
+    copy = spool.parent / "topic.jsonl"
+    copy.write_bytes(b"".join(line.record + b"\n" for line in read_all([spool])))
+
+    def forged(kept: list[bytes]) -> list[bytes]:
+        bodies = [Body(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}'), Body(Event.AUDIT_STOP, 1.0, b"{}")]
+        lines, _ = Stamper(journal.instance).lines(bodies, Tip(1, link(kept[0])))
+        return [kept[0], *(record for line in lines if (record := unframe(line[:-1])) is not None)]
+
+    rewritten(segments(spool)[0], forged)
+    assert verified(spool)[0] == 0
+    assert verified(spool, copy, allow_repeats=True)[0] == 1
+
+
+async def test_audit_03_a_second_process_on_the_same_spool_is_refused_and_harms_nothing(spool: Path) -> None:
+    async with journal_in(spool) as journal:
+        await journal.append(permit("before"))
+        second = subprocess.run(
+            [sys.executable, "-m", "tests.audit.writer", str(spool), "0"], capture_output=True, text=True, timeout=60
+        )
+        assert second.returncode == 1
+        assert "in use by another process" in second.stderr
+        assert second.stdout == ""
+        with pytest.raises(JournalError, match="in use"):
+            await opened(spool)
+        await journal.append(permit("after"))
+    assert names(spool) == ["before", "after"]
+    assert verified(spool)[0] == 0
+
+
+# -- 04: log injection --------------------
+NASTY = '\r\n{"event":"SECRET_PERMIT","seq":1}\x00\x1b[2J\x9b31m\u2028\u202e","effect":"permit","x":"'
+
+
+async def test_audit_04_nothing_a_caller_sends_makes_a_second_record_a_second_line_or_another_member(
+    spool: Path,
+) -> None:
+    fields: dict[str, Any] = {
+        "effect": "deny",
+        "subject": {"sub": NASTY, "act": {NASTY: NASTY, "resource_ref": "forged"}},
+        "correlation_id": NASTY,
+    }
+    async with journal_in(spool) as journal:
+        await journal.append(Record(Event.SECRET_DENY, fields))
+    assert segments(spool)[0].read_bytes().count(b"\n") == 3
+    record = records(spool)[1]
+    assert {name: record[name] for name in fields} == fields
+    assert record["event"] == "SECRET_DENY"
+    assert verified(spool)[0] == 0
+    piped = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    assert cat([spool], piped) == 0
+    piped.seek(0)
+    assert len(piped.buffer.read().split(b"\n")) == 4
+
+
+async def test_audit_04_a_forged_instance_does_not_drive_the_verifiers_terminal(tmp_path: Path) -> None:
+    dump = tmp_path / "dump.jsonl"
+    dump.write_bytes(orjson.dumps({"instance": "\x1b[2J", "seq": 1, "prev": "0" * 64}))
+    code, said = verified(dump)
+    assert code == 1
+    assert "\x1b" not in said
+
+
+# -- 05: Kafka: wrong certificate, ACL (more in tests/audit/test_kafka.py) --------------------
+@pytest.mark.real
+async def test_audit_05_a_broker_with_a_certificate_of_another_ca_gets_nothing(
+    topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await topics.create()
+    config = secured(topics, spool.parent, topics.broker.scram, ca_file=topics.broker.foreign_ca)
+    async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+        await journal.append(permit("one"))
+        await until(lambda: shipper.status().warning, "a warning")
+        assert journal.status().healthy
+    assert "certificate verify failed" in caplog.text
+    assert await topics.values() == []
+    assert names(spool) == ["one"]
+
+
+@pytest.mark.real
+async def test_audit_05_a_broker_under_another_name_gets_nothing(
+    topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate names localhost and 127.0.0.1; 0.0.0.0 leads here too (Linux), but is not named."""
+    await topics.create()
+    port = topics.broker.sasl_ssl.rpartition(":")[2]
+    config = secured(topics, spool.parent, topics.broker.scram, bootstrap_servers=f"0.0.0.0:{port}")
+    async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+        await journal.append(permit("one"))
+        await until(lambda: shipper.status().warning, "a warning")
+    assert "certificate verify failed: IP address mismatch" in caplog.text
+    assert await topics.values() == []
+
+
+@pytest.mark.real
+async def test_audit_05_without_an_acl_nothing_is_lost_and_it_is_said(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    async with journal_in(spool) as journal:
+        async with shipping(journal, secured(topics, spool.parent, topics.broker.powerless)) as shipper:
+            await journal.append(permit("one"))
+            await until(lambda: "does not let mallory write" in shipper.status().warning, "a warning")
+            assert shipper.status().acknowledged_seq == 0
+        async with shipping(journal, secured(topics, spool.parent, topics.broker.plain)) as shipper:
+            await caught_up(journal, shipper)
+    assert await topics.permits() == ["one"]
+
+
+# -- 06: secret material anywhere but in the answer --------------------
+async def test_audit_06_a_record_that_cannot_be_written_is_not_shown_in_the_refusal(spool: Path) -> None:
+    canary = "canary-7f3a91"
+    async with journal_in(spool) as journal:
+        for value in (f"{canary}\ud800", {canary: object()}, canary * 100_000):
+            with pytest.raises(Refused) as refused:
+                await journal.append(Record(Event.SECRET_PERMIT, {"subject": value}))
+            assert canary not in refused.value.message + refused.value.detail + str(refused.value)
+    assert not any(canary.encode() in path.read_bytes() for path in spool.iterdir())
+
+
+@pytest.mark.real
+async def test_audit_06_kafkas_password_is_in_no_log_no_status_and_no_file(
+    topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await topics.create()
+    caplog.set_level(logging.DEBUG)
+    wrong = "wrong-canary-password"
+    config = secured(topics, spool.parent, topics.broker.scram, password=wrong)
+    with structlog.testing.capture_logs() as logged:
+        async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+            await journal.append(permit("one"))
+            await until(lambda: shipper.status().warning, "a warning")
+            said = shipper.status().warning
+            (spool.parent / "password").write_text(topics.broker.scram.password)
+            await caught_up(journal, shipper)
+    everything = (
+        said + caplog.text + repr(logged) + "".join(path.read_text(errors="replace") for path in spool.iterdir())
+    )
+    assert "audit" in everything
+    for password in (wrong, topics.broker.scram.password):
+        assert password not in everything
+
+
+# -- 07: resource_ref correlated across tenants; salt missing --------------------
+def test_audit_07_the_same_secret_has_another_name_under_another_salt() -> None:
+    uri = SecretUri("openbao", "kv2", "secret", ("app", "db"), fragment="password")
+    one, other = (ResourceRefs("acme", salt) for salt in (b"0123456789abcdef", b"0123456789abcdeF"))
+    assert one.key_id != other.key_id
+    assert not {one.of(uri).resource_ref, one.of(uri).parent_ref} & {
+        other.of(uri).resource_ref,
+        other.of(uri).parent_ref,
+    }
+
+
+def test_audit_07_a_name_tells_neither_path_nor_salt_and_versions_share_it() -> None:
+    refs = ResourceRefs("acme", b"salt-salt-salt-salt")
+    uri = SecretUri("openbao", "kv2", "secret", ("app", "db"))
+    versioned = SecretUri("openbao", "kv2", "secret", ("app", "db"), version=3)
+    assert refs.of(uri) == refs.of(versioned)
+    shown = repr(refs.of(uri))
+    assert not any(word in shown for word in ("app", "db", "salt"))
+
+
+def test_audit_07_a_short_salt_is_refused() -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        ResourceRefs("acme", b"short")
+
+
+def test_audit_07_without_a_salt_the_sidecar_does_not_start(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("tenant: {id: acme, allowed_mounts: [secret]}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file, {})
+    assert "tenant.salt" in {problem.key for problem in refused.value.problems}

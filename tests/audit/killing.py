@@ -1,0 +1,28 @@
+"""Kills a process that writes to a spool, in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def killed_writer(spool: Path, run: int, chance: random.Random) -> list[str]:
+    """Lets a writer work, kills it in the middle of it, and returns the names it was told are durable."""
+    command = [sys.executable, "-m", "tests.audit.writer", str(spool), str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        told = bytearray()
+        enough = chance.randint(1, 60_000)
+        while len(told) < enough:
+            chunk = os.read(writer.stdout.fileno(), 65_536)
+            assert chunk, writer.stderr.read().decode()
+            told += chunk
+        writer.send_signal(signal.SIGKILL)
+        told += writer.stdout.read()
+    assert writer.returncode == -signal.SIGKILL
+    return told.decode().splitlines()

@@ -1,0 +1,300 @@
+"""Every record reaches a real Kafka, byte for byte and in order, whatever happens to the broker on the way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sidecar.audit import kafka as kafka_module
+from sidecar.audit import position
+from sidecar.audit.kafka import SCHEMA, KafkaShipper
+from sidecar.audit.reader import read_all
+from sidecar.audit.record import Event, Record
+from sidecar.clock import SystemClock
+from sidecar.ops.metrics import REGISTRY
+from tests.audit.spools import journal_in, names, opened, permit, records, segments, verified
+from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.real.kafka import KafkaBroker
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(kafka_module, "_REQUEST_TIMEOUT_MS", 2_000)
+    monkeypatch.setattr(kafka_module, "_RETRY_BACKOFF_MS", 100)
+    monkeypatch.setattr(kafka_module, "_UNACKNOWLEDGED_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_module, "_ABANDON_SECONDS", 3.0)
+
+
+@pytest.fixture
+def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
+    prefix = request.node.name.replace("[", "-").replace("]", "")[:150]
+    return Topics(kafka, prefix)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+async def test_every_record_arrives_as_it_stands_in_the_spool(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(f"é-{n}", resource_ref="r" * 43) for n in range(300)])
+        await caught_up(journal, shipper)
+        found = await topics.broker.messages(topics.audit)
+        assert [message.value for message in found] == [line.record for line in read_all([spool])]
+        assert {message.key for message in found} == {journal.instance.encode()}
+        assert len({message.partition for message in found}) == 1
+        assert found[0].headers == (("schema", SCHEMA),)
+        assert found[1].headers == (("schema", SCHEMA), ("resource_ref", b"r" * 43))
+        assert abs(found[1].timestamp / 1000 - time.time()) < 60
+        assert shipper.status().warning == ""
+        assert shipper.status().backlog_records == 0
+        assert REGISTRY.get_sample_value("sidecar_audit_backlog_records") == 0
+
+
+async def test_mutations_go_to_their_own_topic_too(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    about = [
+        Record(Event.SECRET_PERMIT, {"phase": "intent", "purpose": "write", "operation": "kv2.write"}),
+        Record(Event.SECRET_PERMIT, {"phase": "outcome", "purpose": "write", "operation": "kv2.write"}),
+        Record(Event.SECRET_PERMIT, {"phase": "outcome", "purpose": "read", "operation": "kv2.read"}),
+        Record(Event.SECRET_ERROR, {"phase": "outcome", "purpose": "read", "operation": "database.creds"}),
+        Record(Event.SECRET_ROTATED, {"phase": "outcome", "purpose": "rotate", "operation": "transit.rotate"}),
+        Record(Event.SECRET_DENY, {"phase": "outcome", "purpose": "delete", "operation": "kv2.delete"}),
+    ]
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many(about)
+        await caught_up(journal, shipper)
+        changed = [orjson.loads(message.value) for message in await topics.broker.messages(topics.mutations)]
+        assert [(record["phase"], record["operation"]) for record in changed] == [
+            ("intent", "kv2.write"),
+            ("outcome", "kv2.write"),
+            ("outcome", "database.creds"),
+            ("outcome", "transit.rotate"),
+        ]
+        assert len(await topics.values()) == 7
+
+
+async def test_what_was_written_before_a_stop_is_sent_with_the_stop(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    journal = await opened(spool)
+    shipper = KafkaShipper(topics.config(), journal, SystemClock())
+    shipper.start()
+    await journal.append(permit("last words"))
+    await journal.stop()
+    await shipper.stop(20)
+    await journal.close()
+    assert [orjson.loads(value)["event"] for value in await topics.values()] == [
+        *("AUDIT_START", "SECRET_PERMIT", "AUDIT_STOP")
+    ]
+
+
+async def test_while_the_broker_is_killed_requests_go_on_and_afterwards_everything_arrives_in_order(
+    topics: Topics, spool: Path, tmp_path: Path
+) -> None:
+    await topics.create()
+    broker, sent, slowest = topics.broker, 0, 0.0
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+
+        async def requests(count: int) -> None:
+            nonlocal sent, slowest
+            for _ in range(count):
+                started = time.monotonic()
+                await journal.append(permit(str(sent)))
+                slowest = max(slowest, time.monotonic() - started)
+                sent += 1
+
+        await requests(200)
+        broker.kill()
+        try:
+            await requests(500)
+            await until(lambda: shipper.status().warning, "a warning")
+            assert shipper.status().backlog_records > 0
+            await until(lambda: shipper.status().oldest_seconds > 0, "the age of the oldest record")
+            assert REGISTRY.get_sample_value("sidecar_audit_backlog_records") == shipper.status().backlog_records
+            assert journal.status().healthy
+        finally:
+            broker.start()
+        await requests(200)
+        await caught_up(journal, shipper)
+        assert shipper.status().warning == ""
+    assert slowest < 2, "a request waited for Kafka"
+    permits = await topics.permits()
+    assert list(dict.fromkeys(permits)) == [str(n) for n in range(900)]
+    dump = tmp_path / "dump.jsonl"
+    dump.write_bytes(b"\n".join(await topics.values()))
+    code, said = verified(dump, allow_repeats=True)
+    assert code == 0, said
+
+
+async def test_a_broker_that_hangs_is_said_and_everything_arrives_when_it_answers(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await caught_up(journal, shipper)
+        topics.broker.pause()
+        try:
+            await journal.append_many([permit(str(n)) for n in range(50)])
+            await until(lambda: "acknowledgement" in shipper.status().warning, "a warning")
+            await journal.append(permit("50"))
+        finally:
+            topics.broker.resume()
+        await caught_up(journal, shipper)
+    assert list(dict.fromkeys(await topics.permits())) == [str(n) for n in range(51)]
+
+
+async def test_a_new_shipper_goes_on_where_the_one_before_stopped(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    for run in range(3):
+        journal = await opened(spool)
+        shipper = KafkaShipper(topics.config(), journal, SystemClock())
+        shipper.start()
+        await journal.append_many([permit(f"{run}-{n}") for n in range(20)])
+        await journal.stop()
+        await shipper.stop(20)
+        await journal.close()
+    assert await topics.permits() == [f"{run}-{n}" for run in range(3) for n in range(20)]
+
+
+async def test_what_was_acknowledged_but_not_yet_noted_is_sent_again_and_known_by_its_event_id(
+    topics: Topics, spool: Path
+) -> None:
+    """As after `kill -9`: the position on disk is older than what the broker has."""
+    await topics.create()
+    async with journal_in(spool) as journal:
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append(permit("0"))
+            await caught_up(journal, shipper)
+            await until(lambda: position.load(spool) is not None, "a position")
+        kept = (spool / position.NAME).read_bytes()
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append_many([permit(str(n)) for n in range(1, 20)])
+            await caught_up(journal, shipper)
+        (spool / position.NAME).write_bytes(kept)
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append(permit("20"))
+            await caught_up(journal, shipper)
+    found = [orjson.loads(value) for value in await topics.values()]
+    assert len(found) == 2 + 19 + 20
+    once = {record["event_id"]: record for record in found}
+    assert [record["seq"] for record in once.values()] == list(range(1, 23))
+
+
+async def test_acknowledged_segments_are_dropped_and_both_the_rest_and_the_topic_verify(
+    topics: Topics, spool: Path, tmp_path: Path
+) -> None:
+    await topics.create()
+    async with (
+        journal_in(spool, segment_bytes=5_000) as journal,
+        shipping(journal, topics.config()) as shipper,
+    ):
+        for n in range(100):
+            await journal.append(permit(str(n)))
+        await until(lambda: len(segments(spool)) < 3, "segments to be dropped")
+        await caught_up(journal, shipper)
+    assert records(spool)[0]["seq"] > 1
+    assert verified(spool)[0] == 0
+    dump = tmp_path / "dump.jsonl"
+    dump.write_bytes(b"\n".join(await topics.values()))
+    assert verified(dump)[0] == 0
+    assert await topics.permits() == [str(n) for n in range(100)]
+
+
+async def test_unsent_segments_are_never_dropped(topics: Topics, spool: Path) -> None:
+    async with journal_in(spool, segment_bytes=2_000) as journal, shipping(journal, topics.config()) as shipper:
+        for n in range(50):
+            await journal.append(permit(str(n)))
+        await until(lambda: shipper.status().warning, "a warning")
+        assert names(spool) == [str(n) for n in range(50)]
+
+
+async def test_a_topic_that_is_not_there_is_said_and_used_as_soon_as_it_is(topics: Topics, spool: Path) -> None:
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append(permit("one"))
+        await until(lambda: f"{topics.audit} is not there" in shipper.status().warning, "a warning")
+        await topics.create()
+        await caught_up(journal, shipper)
+    assert await topics.permits() == ["one"]
+
+
+async def test_smaller_batches_are_sent_where_the_topic_takes_no_larger(topics: Topics, spool: Path) -> None:
+    await topics.create(**{"max.message.bytes": "5000"})
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(str(n)) for n in range(200)])
+        await caught_up(journal, shipper)
+    assert await topics.permits() == [str(n) for n in range(200)]
+
+
+async def test_a_record_larger_than_the_topic_takes_is_said_and_waits_and_nothing_overtakes_it(
+    topics: Topics, spool: Path
+) -> None:
+    await topics.create(**{"max.message.bytes": "5000"})
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit("before"), permit("large", subject="x" * 8_000), permit("after")])
+        await until(lambda: "record 3 is larger" in shipper.status().warning, "a warning")
+        assert await topics.permits() == ["before"]
+        await topics.broker.change_topic(topics.audit, **{"max.message.bytes": "100000"})
+        await caught_up(journal, shipper)
+    assert await topics.permits() == ["before", "large", "after"]
+
+
+async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    async with journal_in(spool, segment_bytes=600) as journal:
+        for name in ("a", "b", "c", "d"):
+            await journal.append(permit(name))
+        damaged = segments(spool)[0]
+        damaged.write_bytes(damaged.read_bytes().replace(b'"a"', b'"x"'))
+        async with shipping(journal, topics.config()) as shipper:
+            await caught_up(journal, shipper)
+            assert "sidecar audit verify" in shipper.status().warning
+        assert damaged.exists()
+    assert await topics.permits() == ["b", "c", "d"]
+
+
+# -- who we are, and who the broker is ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("who", ["scram", "plain"])
+async def test_a_password_over_tls_is_taken(topics: Topics, spool: Path, tmp_path: Path, who: str) -> None:
+    await topics.create()
+    config = secured(topics, tmp_path, getattr(topics.broker, who))
+    async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+        await journal.append(permit("one"))
+        await caught_up(journal, shipper)
+    assert await topics.permits() == ["one"]
+
+
+async def test_a_client_certificate_is_taken_and_needed(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    made = topics.broker.certificates
+    without = topics.config(bootstrap_servers=topics.broker.mtls, security_protocol="SSL", ca_file=made.ca)
+    async with journal_in(spool) as journal:
+        await journal.append(permit("one"))
+        async with shipping(journal, without) as shipper:
+            await until(lambda: shipper.status().warning, "a warning")
+        assert await topics.values() == []
+        own = without.model_copy(update={"cert_file": made.client.cert, "key_file": made.client.key})
+        async with shipping(journal, own) as shipper:
+            await caught_up(journal, shipper)
+    assert await topics.permits() == ["one"]
+
+
+async def test_a_password_that_is_corrected_in_its_file_is_read_anew(
+    topics: Topics, spool: Path, tmp_path: Path
+) -> None:
+    await topics.create()
+    user = topics.broker.scram
+    config = secured(topics, tmp_path, user, password="wrong-password")
+    async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+        await journal.append(permit("one"))
+        await until(lambda: shipper.status().warning, "a warning")
+        assert await topics.values() == []
+        (tmp_path / "password").write_text(user.password)
+        await caught_up(journal, shipper)
+    assert await topics.permits() == ["one"]

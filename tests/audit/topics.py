@@ -1,0 +1,83 @@
+"""A test's own topics on a real Kafka, and short ways to a shipper."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sidecar.audit.journal import Journal
+from sidecar.audit.kafka import KafkaShipper
+from sidecar.clock import SystemClock
+from sidecar.config import Kafka
+from tests.real.kafka import KafkaBroker, User
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """This test's own topics on the shared broker."""
+
+    broker: KafkaBroker
+    prefix: str
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}.secrets.audit"
+
+    @property
+    def mutations(self) -> str:
+        return f"{self.prefix}.secrets"
+
+    def config(self, **changed: Any) -> Kafka:
+        return Kafka(**({"bootstrap_servers": self.broker.plaintext, "topic_prefix": self.prefix} | changed))
+
+    async def create(self, **configs: str) -> None:
+        await self.broker.create_topics(self.audit, self.mutations, **configs)
+
+    async def values(self) -> list[bytes]:
+        return [message.value for message in await self.broker.messages(self.audit)]
+
+    async def permits(self) -> list[str]:
+        found = map(orjson.loads, await self.values())
+        return [record["correlation_id"] for record in found if record["event"] == "SECRET_PERMIT"]
+
+
+@asynccontextmanager
+async def shipping(journal: Journal, config: Kafka) -> AsyncIterator[KafkaShipper]:
+    shipper = KafkaShipper(config, journal, SystemClock())
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        await shipper.stop(0.1)
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        await asyncio.sleep(0.02)
+
+
+async def caught_up(journal: Journal, shipper: KafkaShipper) -> None:
+    await until(lambda: shipper.status().acknowledged_seq == journal.durable.seq, str(shipper.status()))
+
+
+def secured(topics: Topics, tmp_path: Path, user: User, password: str | None = None, **more: Any) -> Kafka:
+    file = tmp_path / "password"
+    file.write_text(f"{user.password if password is None else password}\n")
+    settings: dict[str, Any] = {
+        "bootstrap_servers": topics.broker.sasl_ssl,
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": user.mechanism,
+        "username": user.name,
+        "password_file": file,
+        "ca_file": topics.broker.certificates.ca,
+    }
+    return topics.config(**(settings | more))

@@ -1,0 +1,41 @@
+"""A process that writes to a spool as fast as it can and says which records it was told are durable.
+
+`python -m tests.audit.writer SPOOL ROUND`: one name per line on standard output, after `append` returned, until it is
+killed. Half of the callers write batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import structlog
+
+from sidecar.audit.journal import Journal, JournalError
+from sidecar.clock import SystemClock
+from tests.audit.spools import MIB, permit
+
+CALLERS = 32
+
+
+async def main(spool: Path, run: str) -> None:
+    """Writes until killed."""
+    journal = await Journal.open(spool, "fsync", 64 * MIB, SystemClock(), segment_bytes=256 * 1024)
+
+    async def caller(number: int) -> None:
+        for turn in range(1_000_000):
+            names = [f"{run}-{number}-{turn}-{part}" for part in range(3 if number % 2 else 1)]
+            await journal.append_many([permit(name, filler="x" * 500) for name in names])
+            os.write(1, "".join(f"{name}\n" for name in names).encode())  # one write, no buffer: whole lines
+
+    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+
+
+if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the names
+    try:
+        asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+    except JournalError as error:
+        sys.exit(str(error))

