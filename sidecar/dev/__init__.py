@@ -1,1 +1,1 @@
-"""The development world: real OpenBao, a development issuer, the sidecar, and a tour through them."""
+"""The development world: a real OpenBao, an issuer, two sidecars, and a tour of them. Never for production."""

@@ -54,7 +54,9 @@ async def test_every_secret_that_reached_a_client_has_its_record_after_kill_9(
             token = issuer.token(sub="endless")
             stop = asyncio.Event()
 
-            async def reader(number: int, token: str = token, stop: asyncio.Event = stop) -> None:
+            async def reader(
+                number: int, token: str = token, stop: asyncio.Event = stop, round_number: int = round_number
+            ) -> None:
                 async with aiohttp.ClientSession() as session:
                     count = 0
                     while not stop.is_set():
