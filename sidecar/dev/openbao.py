@@ -24,7 +24,7 @@ SEED_ERRORS: Final = (VaultError, requests.RequestException)
 _VERSIONED_SECONDS: Final = 10.0
 
 SIDECAR_POLICY: Final = """\
-# What the sidecars may do: KV version 2 in secret/, and look after their own token. Not sys/, not team/kv.
+# What the sidecars may do: KV version 2 in secret/, one transit key, and look after their own token. Not sys/, not team/kv.
 path "secret/data/*"     { capabilities = ["create", "read", "update", "patch", "delete"] }
 path "secret/metadata/*" { capabilities = ["create", "read", "update", "patch", "delete", "list"] }
 path "secret/metadata"   { capabilities = ["list"] }
@@ -32,6 +32,10 @@ path "secret/subkeys/*"  { capabilities = ["read"] }
 path "secret/delete/*"   { capabilities = ["update"] }
 path "secret/undelete/*" { capabilities = ["update"] }
 path "secret/destroy/*"  { capabilities = ["update"] }
+path "transit/keys/app"        { capabilities = ["read"] }
+path "transit/keys/app/rotate" { capabilities = ["update"] }
+path "transit/encrypt/app"     { capabilities = ["update"] }
+path "transit/decrypt/app"     { capabilities = ["update"] }
 path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self"  { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
@@ -82,6 +86,8 @@ def seed(address: str, root_token: str) -> AppRole:
     client.sys.enable_secrets_engine("kv", path=FOREIGN_MOUNT, options={"version": "2"})
     for mount, path, values in _seeds():
         _put(client, mount, path, values)
+    client.sys.enable_secrets_engine("transit")
+    client.secrets.transit.create_key("app")
     client.sys.create_or_update_policy(ROLE, SIDECAR_POLICY)
     client.sys.enable_auth_method("approle")
     client.auth.approle.create_or_update_approle(

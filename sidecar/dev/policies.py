@@ -40,6 +40,14 @@ permit (
     resource in Folder::"secret/app"
 );
 
+@id("app-uses-its-key")
+@max_uses("10")
+permit (
+    principal == Workload::"app",
+    action in [Action::"execute", Action::"rotate", Action::"read_metadata"],
+    resource in Secret::"openbao+transit://transit/app"
+);
+
 // Nobody, whatever else is permitted. `in`, not `==`: it holds for the secret's keys and versions too.
 @id("frozen")
 forbid (

@@ -231,9 +231,10 @@ class _Settings:
             },
             "mounts": [
                 {"path": "secret", "engine": "kv2"},
+                {"path": "transit", "engine": "transit"},
                 {"path": openbao.FOREIGN_MOUNT, "engine": "kv2"},
             ],
-            "tenant": {"id": TENANT, "allowed_mounts": ["secret"], "salt_file": str(layout.tenant_salt)},
+            "tenant": {"id": TENANT, "allowed_mounts": ["secret", "transit"], "salt_file": str(layout.tenant_salt)},
             "identity": {
                 "audience": AUDIENCE,
                 "binding": "required",
