@@ -137,4 +137,4 @@ class Trail:
 
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339, UTC, microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The rules of the configuration that types cannot say: what goes together, what must be a file, what `prod` refuses."""
+"""The rules of the configuration that types cannot say: what goes together, what must exist, what `prod` refuses."""
 
 from __future__ import annotations
 

@@ -110,15 +110,23 @@ def configure(level: str, log_format: str, stream: TextIO = sys.stderr) -> None:
 
 
 def _exception_text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Exceptions become text here, before the mask; frames' local variables are never shown."""
+    """Exceptions become text here: their types and frames. Never their messages, which may quote what failed, and
+    what failed may be a secret; never local variables."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
+    if isinstance(info, tuple):
+        info = info[1]
     if isinstance(info, BaseException):
-        info = (type(info), info, info.__traceback__)
-    if isinstance(info, tuple) and info[0] is not None:
-        event["exception"] = "".join(traceback.format_exception(*info))
+        event["exception"] = "".join(_without_messages(info))
     return event
+
+
+def _without_messages(error: BaseException) -> list[str]:
+    """The exceptions that led to this one, oldest first, each with its frames."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = _without_messages(cause) if cause is not None else []
+    return [*before, *traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
 
 
 def _mask_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

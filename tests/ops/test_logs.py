@@ -46,6 +46,7 @@ def test_a_registered_secret_is_masked_in_any_text() -> None:
 
 
 def test_structured_and_foreign_lines_are_masked_exceptions_included() -> None:
+    quoted = "the-password-itself"  # as a message; the line of source that raises it is shown
     stream = io.StringIO()
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
@@ -55,7 +56,7 @@ def test_structured_and_foreign_lines_are_masked_exceptions_included() -> None:
         log.info("event", nested={"deep": [JWT]}, token="short", line="a\x1b[31mb")
         logging.getLogger("foreign").warning("%s", JWT)
         try:
-            raise ValueError(JWT)
+            raise ValueError(quoted) from KeyError(JWT)
         except ValueError:
             log.exception("failed")
             logging.getLogger("foreign").exception("failed too")
@@ -64,6 +65,7 @@ def test_structured_and_foreign_lines_are_masked_exceptions_included() -> None:
         root.handlers[:], root.level = before
         structlog.reset_defaults()
     assert JWT not in text
+    assert quoted not in text
     assert "\x1b" not in text
     lines = [orjson.loads(line) for line in text.splitlines()]
     assert len(lines) == 4
