@@ -83,6 +83,8 @@ async def test_records_reach_both_topics_and_a_broker_that_was_away_gets_all_of_
         assert process.terminate() == 0
     seqs = sorted({record["seq"] for record in everything})
     assert seqs == list(range(1, last + 1))
-    mutations = await consume(kafka, f"{topics}.secrets", max(r["seq"] for r in everything if r.get("purpose") == "write"))
+    mutations = await consume(
+        kafka, f"{topics}.secrets", max(r["seq"] for r in everything if r.get("purpose") == "write")
+    )
     assert {record["purpose"] for record in mutations} == {"write"}
     assert {record["phase"] for record in mutations} == {"intent", "outcome"}
