@@ -96,12 +96,13 @@ UNAUTHENTICATED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LocalAnswer:
-    """A request answered here. `argument` is the path below `ui/mounts/`; `upstream` what is asked of OpenBao
-    (without any token) for the unauthenticated ones."""
+    """A request answered here. `argument` is the decoded path below `ui/mounts/`, `namespace` what the caller's header
+    named; `upstream` what is asked of OpenBao (without any token) for the unauthenticated ones."""
 
     kind: LocalAnswerKind
     argument: str = ""
     upstream: UpstreamRequest | None = None
+    namespace: str = ""
 
 
 class Route(Protocol):
