@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidecar.caller.identity import Caller
+from sidecar.errors import Code, Refused
 from sidecar.surface.operation import Operation
 
 
@@ -52,7 +53,22 @@ class Pdp(Protocol):
     """A policy decision point."""
 
     async def evaluate(self, question: Question) -> Verdict:
-        """Asks. Raises `Refused(PDP_UNAVAILABLE)` where no trustworthy answer came."""
+        """Asks.
+
+        Raises:
+            Refused: PDP_UNAVAILABLE where no trustworthy answer came, `Denied` with OBLIGATION_UNMET where a permit
+                carries obligations that cannot be read in exactly one way.
+        """
+
+
+class Denied(Refused):
+    """A refusal that a PDP's answer led to. `verdict` is that answer, for the record and `sidecar explain`."""
+
+    def __init__(
+        self, code: Code, message: str, *, verdict: Verdict, headers: Mapping[str, str] | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(code, message, headers=headers, detail=detail)
+        self.verdict = verdict
 
 
 class Reservation(Protocol):

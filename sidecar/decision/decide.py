@@ -1,0 +1,446 @@
+"""Whether they may: from a live grant, or by asking the PDP, once however many wait.
+
+The one place where a `Permit` is made. In order: the caller's live grant; what is known against it (another binding,
+a token used up, a recent denial); the PDP, asked once per key; the grant that its permit opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from sidecar.caller.identity import BindingKind, Caller
+from sidecar.clock import Clock
+from sidecar.config import Config
+from sidecar.decision.challenge import challenge
+from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, grant_key
+from sidecar.decision.obligations import unmeetable
+from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
+from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Verdict
+from sidecar.decision.question import question_of
+from sidecar.decision.timed_table import TimedTable
+from sidecar.errors import Code, Refused
+from sidecar.ops import metrics
+from sidecar.surface.operation import Operation, Purpose
+from sidecar.surface.secret_uri import SecretUri
+
+Attributes = Callable[[], Awaitable[Mapping[str, str]]]
+"""Fetches a resource's attributes (owner, created_by, created_at, custom metadata); called where the PDP is asked."""
+
+MAX_FLIGHTS: Final = 1024
+"""Different questions under way at once."""
+
+MAX_ROUNDS_OUTDATED: Final = 8
+"""How often a question is asked anew because policies changed while it was answered."""
+
+EMBEDDED_TIMEOUT_SECONDS: Final = 5.0
+ATTRIBUTES_TIMEOUT_SECONDS: Final = 1.0
+
+_NEGATIVE: Final = frozenset({Code.POLICY_DENIED, Code.OBLIGATION_UNMET})
+"""Denials that are remembered: what policy says. Never an outage, never a step-up, which the caller can mend."""
+
+_TOKEN_REPLAYS: Final = metrics.REPLAYS.labels("token")
+_log = structlog.get_logger(__name__)
+
+Mark = tuple[str, str, Purpose, SecretUri]
+"""What a token may open once: issuer, jti, purpose, URI."""
+
+
+class Decider:
+    """Decides the requests of one process. Use within one event loop.
+
+    `publishes_notifications` says that someone publishes `Permit.verdict.obligations.notifications`; where nobody
+    does, a permit with a `notification` is a deny.
+    """
+
+    def __init__(self, config: Config, pdp: Pdp | None, clock: Clock, *, publishes_notifications: bool = False) -> None:
+        """`pdp` is None only where `authorization.enabled` is false, and is not asked there."""
+        authorization = config.authorization
+        if authorization.enabled and pdp is None:
+            raise ValueError("authorization is enabled and there is no PDP")
+        remote = authorization.enabled and authorization.pdp == "authzen"
+        self._access = PdpAccess(
+            pdp if authorization.enabled and pdp is not None else AllowAll(),
+            clock,
+            authorization.authzen.timeout_ms / 1000 if remote else EMBEDDED_TIMEOUT_SECONDS,
+        )
+        self._clock = clock
+        self._terms = config.grants
+        self._replay = config.anti_replay
+        self._algorithms = config.identity.proof_algorithms
+        self._tenant_id = config.tenant.id or ""
+        self._publishes_notifications = publishes_notifications
+        self._random = random.SystemRandom()
+        entries = config.grants.max_entries
+        self._grants = GrantTable(entries, clock)
+        self._marks: TimedTable[Mark, Grant, Owner] = TimedTable(entries)
+        self._denials: TimedTable[GrantKey, Refused, Owner] = TimedTable(entries)
+        self._flights: dict[GrantKey, _Flight] = {}
+
+    @property
+    def available(self) -> bool:
+        """False while the PDP is away: live grants go on, everything else is PDP_UNAVAILABLE."""
+        return self._access.available
+
+    async def permit(
+        self, operation: Operation, caller: Caller, *, correlation_id: str, attributes: Attributes | None = None
+    ) -> Permit:
+        """The permit, with the operation's uses reserved: exactly one of its reservation's `commit` and `refund` must
+        follow, whatever happens.
+
+        Raises:
+            Refused: POLICY_DENIED, OBLIGATION_UNMET and STEP_UP_REQUIRED as `Denied`; BINDING_CHANGED,
+                TOKEN_REPLAYED, TOKEN_INVALID, TOKEN_EXPIRED; PDP_UNAVAILABLE; OVERLOADED.
+        """
+        per_grant = self._opens_once(caller)
+        key = grant_key(operation, caller, self._tenant_id)
+        found = self._grants.look_up(key, operation.uses)
+        if found is not None:
+            grant, reservation = found
+            return _permit(operation, caller, grant, reservation, hit=True)
+        waiter = _Waiter(key, operation, caller, correlation_id, attributes, per_grant)
+        self._refuse_known(waiter)
+        return await self._wait(waiter)
+
+    # -- taken back ------------------------------------------------------------------------------------------------
+    def drop_subject(self, issuer: str, subject: str) -> None:
+        """Ends the grants of one issuer's subject; decisions under way for it are asked anew."""
+        self._grants.drop_owner((issuer, subject))
+        for key in self._denials.owned_by((issuer, subject)):
+            self._denials.discard(key)
+        for flight in self._flights.values():
+            if flight.owner == (issuer, subject):
+                flight.outdated = True
+
+    def drop_all(self) -> None:
+        """Policies changed, or an operator says so: ends all grants and forgets denials; decisions under way are asked
+        anew. A token whose grant ends so, with uses left, may open it again: it was not the token that ended it."""
+        for mark, grant in self._marks.items():
+            if grant.left and self._grants.find(grant.key) is grant:
+                self._marks.discard(mark)
+        self._grants.clear()
+        self._denials.clear()
+        for flight in self._flights.values():
+            flight.outdated = True
+
+    async def close(self) -> None:
+        """Refuses whoever waits."""
+        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- looked at -------------------------------------------------------------------------------------------------
+    def cache_sizes(self) -> Mapping[str, int]:
+        """Entries of each bounded table, by the name of its metric's label."""
+        return {"grants": len(self._grants), "token_marks": len(self._marks), "denials": len(self._denials)}
+
+    def snapshot(self, limit: int = 1000) -> list[Mapping[str, Any]]:
+        """The live grants, at most `limit`. `uri` is for making a `resource_ref` of it, not for showing."""
+        now = self._clock.elapsed()
+        shown: list[Mapping[str, Any]] = []
+        for grant in self._grants.grants():
+            if grant.expires <= now:
+                continue
+            if len(shown) == limit:
+                break
+            issuer, subject, purpose, uri = grant.claim
+            shown.append(
+                {
+                    "issuer": issuer,
+                    "subject": subject,
+                    "operation": grant.operation,
+                    "purpose": purpose,
+                    "uri": uri,
+                    "binding": grant.binding,
+                    "max_uses": grant.max_uses,
+                    "uses_left": grant.left,
+                    "uses_reserved": grant.reserved,
+                    "expires_in_seconds": round(grant.expires - now, 3),
+                    "decision_id": grant.verdict.decision_id,
+                    "policy_version": grant.verdict.policy_version,
+                }
+            )
+        return shown
+
+    # -- before the PDP --------------------------------------------------------------------------------------------
+    def _opens_once(self, caller: Caller) -> bool:
+        """Whether the caller's token may open one grant only of each purpose and URI. Without a token (the anonymous
+        caller of a development world) there is nothing to replay. `single_use` is the caller stage's matter."""
+        if not caller.issuer:
+            return False
+        unbound = caller.binding.kind is BindingKind.NONE
+        if (self._replay.unbound_token if unbound else self._replay.bound_token) != "per_grant":
+            return False
+        if not caller.token_jti:
+            raise Refused(Code.TOKEN_INVALID, "The access token needs a jti here.")
+        return True
+
+    def _refuse_known(self, waiter: _Waiter) -> None:
+        """What is known without asking."""
+        if waiter.operation.uses < 1:
+            raise Refused(Code.MALFORMED_REQUEST, "The request holds nothing to do.")
+        live = self._grants.find(waiter.key)
+        if live is not None and live.max_uses < waiter.operation.uses:
+            raise _too_many_uses(waiter.operation, live)
+        self._check_binding(waiter)
+        self._check_replay(waiter)
+        denial = self._denials.get(waiter.key, self._clock.elapsed())
+        if denial is not None:
+            metrics.NEGATIVE_HITS.inc()
+            raise again(denial)
+
+    def _check_binding(self, waiter: _Waiter) -> None:
+        """A live grant under another binding belongs to somebody who showed another key: whoever comes with this one
+        may be its thief. A token issued after that grant opened says that the application began anew."""
+        if self._terms.on_binding_change != "deny":
+            return
+        others = self._grants.under_other_bindings(waiter.claim, waiter.caller.binding)
+        issued_at = waiter.caller.issued_at
+        for grant in others:
+            if issued_at is None or issued_at <= grant.opened_at:
+                raise Refused(Code.BINDING_CHANGED, "This is in use under another key.")
+        for grant in others:
+            self._grants.drop(grant)
+
+    def _check_replay(self, waiter: _Waiter) -> None:
+        if waiter.per_grant and self._marks.get(waiter.mark, self._clock.elapsed()) is not None:
+            _TOKEN_REPLAYS.inc()
+            raise Refused(Code.TOKEN_REPLAYED, "The access token was used up for this.")
+
+    # -- asking, once ----------------------------------------------------------------------------------------------
+    async def _wait(self, waiter: _Waiter) -> Permit:
+        """Joins those who wait for the same decision. Cancelled, it leaves them alone and gives back what it got."""
+        flight = self._flights.get(waiter.key)
+        if flight is None:
+            if len(self._flights) >= MAX_FLIGHTS:
+                raise Refused(Code.OVERLOADED, "Too many decisions are under way; try again.", headers=retry_after(1))
+            flight = self._flights[waiter.key] = _Flight(waiter.claim[:2])
+            flight.waiters.append(waiter)
+            flight.task = asyncio.create_task(self._fly(waiter.key, flight))
+        else:
+            flight.waiters.append(waiter)
+        try:
+            return await waiter.answer
+        except asyncio.CancelledError:
+            if waiter.answer.done() and not waiter.answer.cancelled() and waiter.answer.exception() is None:
+                waiter.answer.result().reservation.refund()
+            raise
+
+    async def _fly(self, key: GrantKey, flight: _Flight) -> None:
+        """Asks, and serves whoever waits, until nobody does."""
+        try:
+            outdated = 0
+            while flight.next_waiter() is not None:
+                flight.outdated = False
+                verdict, answered = None, 0.0
+                try:
+                    verdict, answered = await self._ask(flight.waiters[0])
+                    refused = None
+                except Refused as refusal:
+                    refused = refusal
+                if flight.outdated and outdated < MAX_ROUNDS_OUTDATED:
+                    outdated += 1
+                elif refused is not None or flight.outdated or verdict is None:
+                    self._refuse_all(flight, refused or no_answer("policies change faster than they answer"))
+                else:
+                    self._serve(flight, verdict, answered)
+        except BaseException as error:
+            self._refuse_all(flight, no_answer(f"the decision was abandoned: {type(error).__name__}"))
+            if not isinstance(error, Exception):
+                raise
+            _log.exception("internal fault in a decision")
+        finally:
+            del self._flights[key]
+
+    async def _ask(self, waiter: _Waiter) -> tuple[Verdict, float]:
+        question = question_of(
+            waiter.caller,
+            waiter.operation.uri,
+            waiter.operation.purpose,
+            waiter.operation.name,
+            tenant_id=self._tenant_id,
+            correlation_id=waiter.correlation_id,
+            attributes=await _fetched(waiter.attributes),
+        )
+        return await self._access.ask(question)
+
+    def _refuse_all(self, flight: _Flight, refused: Refused) -> None:
+        if isinstance(refused, Denied):
+            self._end_sessions(refused.verdict)
+        self._remember(flight, refused)
+        while (waiter := flight.next_waiter()) is not None:
+            waiter.answer.set_exception(again(refused))
+
+    def _remember(self, flight: _Flight, refused: Refused) -> None:
+        """The jitter keeps callers who were denied together from coming back together."""
+        ttl = self._terms.negative_ttl_seconds
+        if refused.code not in _NEGATIVE or not ttl or not flight.waiters:
+            return
+        now = self._clock.elapsed()
+        expires = now + ttl * self._random.uniform(0.5, 1.0)
+        self._denials.put(flight.waiters[0].key, refused, expires, flight.owner, now)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+    def _serve(self, flight: _Flight, verdict: Verdict, answered: float) -> None:
+        """Hands the new grant's uses to those who wait, in the order they came. For whom they do not suffice, the PDP
+        is asked again, unless the token may open no second grant. Runs without a pause."""
+        first = flight.waiters[0]
+        refused = self._refusal(verdict, first.operation, first.caller)
+        if refused is not None:
+            self._refuse_all(flight, refused)
+            return
+        self._end_sessions(verdict)
+        grant: Grant | None = None
+        for waiter in flight.waiters:
+            if waiter.answer.done():
+                continue
+            try:
+                if grant is None:
+                    grant = self._open(waiter, verdict, answered)
+                if grant.max_uses < waiter.operation.uses:
+                    raise _too_many_uses(waiter.operation, grant)
+                reservation = grant.take(waiter.operation.uses)
+                if reservation is None:
+                    self._check_replay(waiter)
+                else:
+                    waiter.answer.set_result(_permit(waiter.operation, waiter.caller, grant, reservation, hit=False))
+            except Refused as refusal:
+                waiter.answer.set_exception(refusal)
+        flight.waiters = deque(waiter for waiter in flight.waiters if not waiter.answer.done())
+
+    def _refusal(self, verdict: Verdict, operation: Operation, caller: Caller) -> Refused | None:
+        """What the verdict refuses, for everyone with the same key."""
+        obligations = verdict.obligations
+        wanted = obligations.step_up_acr_values
+        if wanted and caller.acr not in wanted and not set(wanted).intersection(caller.amr):
+            return Denied(
+                Code.STEP_UP_REQUIRED,
+                "A stronger authentication is needed.",
+                verdict=verdict,
+                headers=challenge(
+                    caller, self._algorithms, "insufficient_user_authentication", acr_values=" ".join(wanted)
+                ),
+                detail=verdict.reason,
+            )
+        if not verdict.permit:
+            return Denied(Code.POLICY_DENIED, "Policy does not permit this.", verdict=verdict, detail=verdict.reason)
+        unmet = unmeetable(obligations, operation, publishes_notifications=self._publishes_notifications)
+        if not unmet and caller.subject in obligations.terminate_sessions:
+            unmet = "`session_termination` of the caller that is permitted"
+        return obligation_unmet(verdict, unmet) if unmet else None
+
+    def _end_sessions(self, verdict: Verdict) -> None:
+        """A subject is ended under every issuer: the obligation names none."""
+        ended = set(verdict.obligations.terminate_sessions)
+        if ended:
+            for issuer, subject in self._grants.owners():
+                if subject in ended:
+                    self._grants.drop_owner((issuer, subject))
+            for flight in self._flights.values():
+                if flight.owner[1] in ended:
+                    flight.outdated = True
+
+    def _open(self, waiter: _Waiter, verdict: Verdict, answered: float) -> Grant:
+        """Opens the grant of a permit, by the token of the first caller whose token may.
+
+        Its life counts from the PDP's answer, and ends with the token's. What was checked before the PDP was asked is
+        checked again: others may have opened a grant meanwhile.
+        """
+        caller, obligations, terms = waiter.caller, verdict.obligations, self._terms
+        now, wall = self._clock.elapsed(), self._clock.wall()
+        ttl = min(obligations.ttl_seconds or terms.default_ttl_seconds, terms.max_ttl_seconds)
+        expires = min(answered + ttl, now + caller.expires_at - wall)
+        if wall >= caller.expires_at:
+            raise Refused(Code.TOKEN_EXPIRED, "The access token has expired.")
+        if expires <= now:
+            raise no_answer("the decision expired before it could be used")
+        self._check_binding(waiter)
+        self._check_replay(waiter)
+        grant = Grant(
+            self._grants,
+            waiter.key,
+            waiter.operation,
+            caller,
+            verdict,
+            max_uses=obligations.max_uses or terms.default_max_uses,
+            expires=expires,
+            expires_at=wall + expires - now,
+            opened_at=wall,
+        )
+        if waiter.per_grant and not self._marks.put(
+            waiter.mark, grant, now + self._replay.window_seconds, waiter.claim[:2], now
+        ):
+            # Without the mark the token could open grants for ever.
+            raise Refused(Code.OVERLOADED, "Too many tokens are remembered; try again later.", headers=retry_after(5))
+        self._grants.add(grant)  # where the table is full, those who wait now are served from it, and nobody after
+        return grant
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One request that waits for a decision."""
+
+    key: GrantKey
+    operation: Operation
+    caller: Caller
+    correlation_id: str
+    attributes: Attributes | None
+    per_grant: bool
+    answer: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def claim(self) -> Claim:
+        return (self.caller.issuer, self.caller.subject, self.operation.purpose, self.operation.uri)
+
+    @property
+    def mark(self) -> Mark:
+        return (self.caller.issuer, self.caller.token_jti, self.operation.purpose, self.operation.uri)
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One question under way, and who waits for it."""
+
+    owner: Owner
+    waiters: deque[_Waiter] = field(default_factory=deque)
+    outdated: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def next_waiter(self) -> _Waiter | None:
+        """The first who still waits."""
+        while self.waiters and self.waiters[0].answer.done():
+            self.waiters.popleft()
+        return self.waiters[0] if self.waiters else None
+
+
+def obligation_unmet(verdict: Verdict, reason: str) -> Denied:
+    """A permit whose obligations cannot be met is a deny."""
+    return Denied(Code.OBLIGATION_UNMET, "The permit's obligations cannot be met.", verdict=verdict, detail=reason)
+
+
+def _too_many_uses(operation: Operation, grant: Grant) -> Denied:
+    detail = f"{operation.uses} uses at once, where a grant has {grant.max_uses}"
+    return obligation_unmet(grant.verdict, detail)
+
+
+def _permit(operation: Operation, caller: Caller, grant: Grant, reservation: UseReservation, *, hit: bool) -> Permit:
+    return Permit(operation, caller, grant.verdict, GrantState(hit, grant.left, grant.expires_at), reservation)
+
+
+async def _fetched(attributes: Attributes | None) -> Mapping[str, str]:
+    """The resource's attributes; none of them where they cannot be fetched: absent, not guessed."""
+    if attributes is None:
+        return {}
+    try:
+        async with asyncio.timeout(ATTRIBUTES_TIMEOUT_SECONDS):
+            return await attributes()
+    except Exception as error:  # noqa: BLE001 - whatever the source throws, the question goes out without them
+        _log.warning("attributes could not be fetched", error=type(error).__name__)
+        return {}

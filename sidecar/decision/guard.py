@@ -1,0 +1,39 @@
+"""The guard before any PDP: the tenant's mounts, and the scopes of the caller's token."""
+
+from __future__ import annotations
+
+from sidecar.caller.identity import Caller
+from sidecar.config import Config
+from sidecar.decision.challenge import challenge
+from sidecar.errors import Code, Refused
+from sidecar.ops import metrics
+from sidecar.surface.operation import SCOPE, Operation
+
+
+class Guard:
+    """What no policy can permit."""
+
+    def __init__(self, config: Config) -> None:
+        self._mounts = frozenset(mount.strip("/") for mount in config.tenant.allowed_mounts)
+        self._enforces_scopes = config.scopes.enforce
+        self._algorithms = config.identity.proof_algorithms
+
+    def check(self, operation: Operation, caller: Caller) -> None:
+        """Lets a request on to the decision.
+
+        Raises:
+            Refused: TENANT_MOUNT_MISMATCH outside the tenant's mounts; SCOPE_MISSING, with the challenge of RFC 6750,
+                section 3.1, where scopes are enforced and the token lacks the purpose's.
+        """
+        if operation.uri.mount not in self._mounts:
+            metrics.MOUNT_VIOLATIONS.inc()
+            raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
+        if not self._enforces_scopes:
+            return
+        scope = SCOPE[operation.purpose]
+        if scope not in caller.scopes:
+            raise Refused(
+                Code.SCOPE_MISSING,
+                f"The access token lacks the scope {scope}.",
+                headers=challenge(caller, self._algorithms, "insufficient_scope", scope=scope),
+            )

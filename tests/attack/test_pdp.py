@@ -1,0 +1,362 @@
+"""THREATS, group PDP, as far as decisions meet them. The PDPs of these tests are real Cedar and real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sidecar.config.tree import Authzen
+from sidecar.decision.authzen import AuthzenPdp
+from sidecar.decision.cedar import PolicyError
+from sidecar.decision.decide import Decider
+from sidecar.decision.permit import Permit
+from sidecar.errors import Code, Refused
+from sidecar.surface.operation import Purpose
+from sidecar.surface.secret_uri import SecretUri
+from tests.decision.making import caller, cedar, cedar_folder, clock, config, operation
+from tests.decision.pdp_server import Exchange, PdpServer
+
+ANY = "permit (principal, action, resource);"
+
+REMOTE = config(authorization={"pdp": "authzen", "authzen": {"timeout_ms": 500}})
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as opened:
+        yield opened
+
+
+Ask = Callable[..., Awaitable[Permit | Refused]]
+
+
+async def outcome(decider: Decider, subject: str = "app", **what: Any) -> Permit | Refused:
+    try:
+        return await decider.permit(operation(**what), caller(subject), correlation_id="c-1234567")
+    except Refused as refused:
+        return refused
+
+
+async def answered_with(raw: bytes, session: aiohttp.ClientSession) -> Permit | Refused:
+    """What a decider makes of these bytes as the body of an answer."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(raw)
+
+    async with PdpServer(script) as server:
+        pdp = AuthzenPdp(Authzen.model_validate({"url": server.url, "timeout_ms": 500}), session)
+        return await outcome(Decider(REMOTE, pdp, clock()))
+
+
+# -- 01, 02: not exactly a permit ------------------------------------------------------------------------------------
+async def test_pdp_01_the_one_answer_that_permits_does(session: aiohttp.ClientSession) -> None:
+    assert isinstance(await answered_with(b'{"decision": true}', session), Permit)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{}",
+        b"true",
+        b"[]",
+        b"",
+        b'{"decision": true} x',
+        b'{"decision": true',
+        b'{"result": {"decision": true}}',
+        b'{"evaluations": [{"decision": true}]}',
+        b"<html>",
+        b'{"decision": false}',
+        b'{"decision": true, "context": {"error": {"status": 404}}}',
+    ],
+)
+async def test_pdp_01_whatever_is_not_exactly_a_permit_denies(raw: bytes, session: aiohttp.ClientSession) -> None:
+    refused = await answered_with(raw, session)
+    assert isinstance(refused, Refused)
+    assert refused.code in (Code.POLICY_DENIED, Code.PDP_UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"decision": "true"}',
+        b'{"decision": "permit"}',
+        b'{"decision": 1}',
+        b'{"decision": [true]}',
+        b'{"decision": {"value": true}}',
+        b'{"decision": true, "decision": false}',
+        b'{"decision": false, "decision": true}',
+        b'{"decision": true, "decision": true}',
+    ],
+)
+async def test_pdp_02_what_is_only_like_true_denies(raw: bytes, session: aiohttp.ClientSession) -> None:
+    refused = await answered_with(raw, session)
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.PDP_UNAVAILABLE
+
+
+# -- 03: obligations -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "obligations",
+    [
+        '{"watermark": true}',
+        '[{"id": "a", "watermark": {}}]',
+        '[{"id": "a", "usage_grant": {"max_uses": 1}}, {"id": "a", "usage_grant": {"max_uses": 9}}]',
+        '[{"id": "a", "release": {"fragments": ["x"]}}, {"id": "b", "release": {"fragments": ["y"]}}]',
+        '[[{"id": "a", "usage_grant": {"max_uses": 1}}]]',
+        '{"max_uses": 1e30}',
+        '{"max_uses": 100000000000000000000}',
+        '{"max_uses": -1}',
+        '{"max_uses": 0}',
+        '{"ttl_seconds": 0.5}',
+        '{"max_uses": true}',
+        '{"max_uses": "5"}',
+        '{"max_uses": null}',
+        "null",
+        '[{"id": "a", "notification": {"to": "owner"}}]',
+    ],
+)
+async def test_pdp_03_an_obligation_that_cannot_be_met_turns_the_permit_into_a_deny(
+    obligations: str, session: aiohttp.ClientSession
+) -> None:
+    raw = f'{{"decision": true, "context": {{"obligations": {obligations}}}}}'.encode()
+    refused = await answered_with(raw, session)
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.OBLIGATION_UNMET
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1" * 5000])
+async def test_pdp_03_what_is_no_json_number_is_no_answer(number: str, session: aiohttp.ClientSession) -> None:
+    raw = f'{{"decision": true, "context": {{"obligations": {{"max_uses": {number}}}}}}}'.encode()
+    refused = await answered_with(raw, session)
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.PDP_UNAVAILABLE
+
+
+async def test_pdp_03_a_member_that_stands_twice_in_an_obligation_is_no_answer(session: aiohttp.ClientSession) -> None:
+    raw = b'{"decision": true, "context": {"obligations": {"max_uses": 1, "max_uses": 9}}}'
+    assert isinstance(await answered_with(raw, session), Refused)
+
+
+# -- 05: slow or flapping --------------------------------------------------------------------------------------------
+async def test_pdp_05_while_the_pdp_is_away_grants_go_on_and_nobody_waits(session: aiohttp.ClientSession) -> None:
+    away = False
+
+    async def script(exchange: Exchange) -> None:
+        if away:
+            await exchange.answer(b"", "503 Away")
+        else:
+            await exchange.answer({"decision": True, "context": {"obligations": {"max_uses": 1000}}})
+
+    async with PdpServer(script) as server:
+        time = clock()
+        pdp = AuthzenPdp(Authzen.model_validate({"url": server.url, "timeout_ms": 500}), session)
+        decider = Decider(REMOTE, pdp, time)
+        assert isinstance(await outcome(decider), Permit)
+        away = True
+        for index in range(300):
+            refused = await outcome(decider, f"new{index}")
+            assert isinstance(refused, Refused)
+            assert refused.code is Code.PDP_UNAVAILABLE
+            assert refused.status == 503
+            assert int(refused.headers["Retry-After"]) >= 1
+            live = await outcome(decider)
+            assert isinstance(live, Permit)
+            assert live.grant.hit
+        assert len(server.exchanges) < 10
+        assert not decider.available
+        away = False
+        time.advance(20)
+        assert isinstance(await outcome(decider, "new"), Permit)
+        assert decider.available
+
+
+async def test_pdp_05_recovery_begins_with_one_question(session: aiohttp.ClientSession) -> None:
+    """500 callers wait for a PDP that comes back: one probe goes first, then each is asked for once."""
+    away = True
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer({"decision": True}, "503 Away" if away else "200 OK")
+
+    async with PdpServer(script) as server:
+        time = clock()
+        pdp = AuthzenPdp(Authzen.model_validate({"url": server.url, "timeout_ms": 2000}), session)
+        decider = Decider(config(authorization={"pdp": "authzen", "authzen": {"timeout_ms": 2000}}), pdp, time)
+        for index in range(50):
+            await outcome(decider, f"app{index}")
+        asked = len(server.exchanges)
+        time.advance(20)
+        probes = await asyncio.gather(*(outcome(decider, f"app{index}") for index in range(500)))
+        assert len(server.exchanges) == asked + 1
+        assert all(isinstance(probe, Refused) for probe in probes)
+        away = False
+        time.advance(20)
+        back = await asyncio.gather(*(outcome(decider, f"app{index}") for index in range(500)))
+        assert sum(isinstance(one, Permit) for one in back) >= 1
+        again = await asyncio.gather(*(outcome(decider, f"other{index}") for index in range(500)))
+        assert all(isinstance(one, Permit) for one in again)
+        assert len(server.exchanges) <= asked + 2 + 1000
+
+
+# -- 06: forged attributes -------------------------------------------------------------------------------------------
+async def test_pdp_06_a_permit_to_write_is_none_to_become_the_owner(tmp_path: Path) -> None:
+    """`owner_update` is a purpose of its own: who may write a secret cannot make itself its owner by that."""
+    folder = cedar_folder(
+        tmp_path / "p",
+        'permit (principal, action == Action::"write", resource);',
+        'permit (principal, action, resource) when { resource has owner && resource.owner == "app" };',
+    )
+    decider = Decider(config(), cedar(folder), clock())
+    assert isinstance(await outcome(decider, name="kv2.metadata_write", purpose=Purpose.WRITE), Permit)
+    refused = await outcome(decider, name="kv2.metadata_write", purpose=Purpose.OWNER_UPDATE)
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.POLICY_DENIED
+
+
+async def test_pdp_06_metadata_speaks_only_for_the_attributes_it_may(tmp_path: Path) -> None:
+    folder = cedar_folder(
+        tmp_path / "p",
+        "permit (principal, action, resource)"
+        ' when { resource.tenant_id != "acme" || resource.mount != "secret" || context.operation != "kv2.read" };',
+    )
+    decider = Decider(config(), cedar(folder), clock())
+
+    async def forged() -> dict[str, str]:
+        return {"tenant_id": "evil", "mount": "evil", "operation": "evil", "cnf_binding": "evil"}
+
+    with pytest.raises(Refused) as refused:
+        await decider.permit(operation(), caller(), correlation_id="c-1234567", attributes=forged)
+    assert refused.value.code is Code.POLICY_DENIED
+
+
+# -- 07: Cedar -------------------------------------------------------------------------------------------------------
+async def test_pdp_07_a_file_half_written_at_any_byte_decides_nothing_new(tmp_path: Path) -> None:
+    """Cut off inside a policy it is refused. (Cut off between two it is another set: ConfigMaps are exchanged whole,
+    and the watch waits until a folder holds still.)"""
+    text = f'@id("all") {ANY}\n@id("frozen") forbid (principal, action, resource in Folder::"secret/app");\n'
+    folder = cedar_folder(tmp_path / "p", text)
+    pdp = cedar(folder)
+    for cut in range(len(text)):
+        if text[:cut].rstrip().endswith(";"):
+            continue
+        cedar_folder(folder, text[:cut])
+        with pytest.raises(PolicyError, match=r"0\.cedar:|no policy"):
+            await pdp.reload()
+    refused = await outcome(Decider(config(), pdp, clock()))
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.POLICY_DENIED
+
+
+async def test_pdp_07_a_folder_exchanged_100_times_under_load_never_decides_by_a_mixture(tmp_path: Path) -> None:
+    """Two sets: under each exactly one of two subjects may read. A mixture would permit both, or neither."""
+    sets = [
+        {
+            "a": f'@id("{name}") permit (principal == Workload::"{name}", action, resource);',
+            "b": f'@id("not-{other}") forbid (principal == Workload::"{other}", action, resource);',
+        }
+        for name, other in (("even", "odd"), ("odd", "even"))
+    ]
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    for index, files in enumerate(sets):
+        cedar_folder(volume / f"..{index}", **files)
+    for name in sets[0]:
+        (volume / f"{name}.cedar").symlink_to(f"..data/{name}.cedar")
+
+    def swap(index: int) -> None:
+        (volume / "..tmp").symlink_to(f"..{index % 2}")
+        (volume / "..tmp").rename(volume / "..data")
+
+    swap(0)
+    pdp = cedar(volume)
+    decider = Decider(config(grants={"negative_ttl_seconds": 0}), pdp, clock())
+    pdp.on_change = decider.drop_all
+    versions = {pdp.policy_version: "even"}
+    wrong: list[object] = []
+    decided = 0
+    running = True
+
+    async def load() -> None:
+        nonlocal decided
+        while running:
+            for subject in ("even", "odd"):
+                before = pdp.policy_version
+                result = await outcome(decider, subject)
+                decided += 1
+                if isinstance(result, Permit):
+                    if versions[result.verdict.policy_version] != subject:
+                        wrong.append(result)
+                    result.reservation.commit()
+                elif before == pdp.policy_version and versions[before] == subject:
+                    wrong.append(result)
+            await asyncio.sleep(0)
+
+    swap(1)
+    await pdp.reload()
+    versions[pdp.policy_version] = "odd"
+    workers = [asyncio.create_task(load()) for _ in range(2)]
+    for index in range(100):
+        swap(index)
+        await pdp.reload()
+    running = False
+    await asyncio.gather(*workers)
+    assert wrong == []
+    assert decided > 200
+
+
+@pytest.mark.parametrize(
+    "schema", ["entity Workload; action read appliesTo { principal: Workload, resource: X };", "{}"]
+)
+def test_pdp_07_a_wrong_schema_is_refused(tmp_path: Path, schema: str) -> None:
+    path = tmp_path / "schema"
+    path.write_text(schema)
+    with pytest.raises(PolicyError):
+        cedar(cedar_folder(tmp_path / "p", ANY), schema=path)
+
+
+async def test_pdp_07_a_forbid_that_fails_to_evaluate_is_not_passed_over(tmp_path: Path) -> None:
+    folder = cedar_folder(tmp_path / "p", ANY, 'forbid (principal, action, resource) when { resource.owner == "app" };')
+    refused = await outcome(Decider(config(), cedar(folder), clock()))
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.POLICY_DENIED
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        f'@ttl_seconds("-1") {ANY}',
+        f'@ttl_seconds("1e9") {ANY}',
+        f'@max_uses("one") {ANY}',
+        f"@max_uses {ANY}",
+        f'@max_uses_per_day("1") {ANY}',
+        '@max_uses("1") forbid (principal, action, resource);',
+    ],
+)
+def test_pdp_07_an_annotation_that_obliges_to_nothing_is_refused(tmp_path: Path, policy: str) -> None:
+    with pytest.raises(PolicyError, match=r"0\.cedar:1: "):
+        cedar(cedar_folder(tmp_path / "p", policy))
+
+
+async def test_pdp_07_a_missing_annotation_means_the_configured_terms(tmp_path: Path) -> None:
+    decider = Decider(config(grants={"default_max_uses": 2}), cedar(cedar_folder(tmp_path / "p", ANY)), clock())
+    permit = await outcome(decider)
+    assert isinstance(permit, Permit)
+    assert permit.grant.uses_left == 1
+
+
+@pytest.mark.parametrize("version", [None, 1, 7])
+@pytest.mark.parametrize("key", [None, "password", "a/b"])
+async def test_pdp_07_a_forbid_on_a_secret_is_dodged_by_no_version_and_no_key(
+    tmp_path: Path, version: int | None, key: str | None
+) -> None:
+    folder = cedar_folder(
+        tmp_path / "p", ANY, 'forbid (principal, action, resource in Secret::"openbao+kv2://secret/app/db");'
+    )
+    uri = SecretUri("openbao", "kv2", "secret", ("app", "db"), key, version)
+    refused = await outcome(Decider(config(), cedar(folder), clock()), uri=uri)
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.POLICY_DENIED

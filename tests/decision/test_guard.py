@@ -1,0 +1,68 @@
+"""Tenant's mounts and scopes, before any PDP."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.caller.identity import Binding, BindingKind
+from sidecar.decision.guard import Guard
+from sidecar.errors import Code, Refused
+from sidecar.ops.metrics import REGISTRY
+from sidecar.surface.operation import SCOPE, Purpose
+from sidecar.surface.secret_uri import SecretUri
+from tests.decision.making import DPOP, caller, config, operation
+
+
+def violations() -> float:
+    return REGISTRY.get_sample_value("sidecar_tenant_mount_violations_total") or 0.0
+
+
+@pytest.mark.parametrize("mount", ["other", "secret2", "Secret", "ns/secret", "secret/app", ""])
+def test_a_mount_outside_the_tenants_is_refused_and_counted(mount: str) -> None:
+    before = violations()
+    with pytest.raises(Refused) as refused:
+        Guard(config()).check(operation(uri=SecretUri("openbao", "kv2", mount, ("app", "db"))), caller())
+    assert refused.value.code is Code.TENANT_MOUNT_MISMATCH
+    assert refused.value.status == 400
+    assert not mount or mount not in refused.value.message
+    assert violations() == before + 1
+
+
+def test_a_namespaced_mount_is_named_in_full() -> None:
+    guard = Guard(config(tenant={"id": "acme", "allowed_mounts": ["ns1/secret/"]}))
+    guard.check(operation(uri=SecretUri("openbao", "kv2", "ns1/secret", ("db",))), caller())
+    with pytest.raises(Refused):
+        guard.check(operation(uri=SecretUri("openbao", "kv2", "secret", ("db",))), caller())
+
+
+def test_scopes_count_only_where_they_are_enforced() -> None:
+    Guard(config()).check(operation(), caller(scopes=frozenset()))
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_each_purpose_needs_its_scope(purpose: Purpose) -> None:
+    guard = Guard(config(scopes={"enforce": True}))
+    guard.check(operation(purpose=purpose), caller(scopes=frozenset({SCOPE[purpose]})))
+    others = frozenset(SCOPE.values()) - {SCOPE[purpose]}
+    with pytest.raises(Refused) as refused:
+        guard.check(operation(purpose=purpose), caller(scopes=others))
+    assert refused.value.code is Code.SCOPE_MISSING
+    challenge = refused.value.headers["WWW-Authenticate"]
+    assert f'error="insufficient_scope", scope="{SCOPE[purpose]}"' in challenge
+
+
+@pytest.mark.parametrize(
+    ("binding", "scheme"),
+    [
+        (DPOP, "DPoP "),
+        (Binding(BindingKind.DPOP_MTLS, "a+b"), "DPoP "),
+        (Binding(), "Bearer "),
+        (Binding(BindingKind.MTLS, "b"), "Bearer "),
+    ],
+)
+def test_the_challenge_speaks_the_scheme_of_the_callers_token(binding: Binding, scheme: str) -> None:
+    with pytest.raises(Refused) as refused:
+        Guard(config(scopes={"enforce": True})).check(operation(), caller(binding=binding, scopes=frozenset()))
+    challenge = refused.value.headers["WWW-Authenticate"]
+    assert challenge.startswith(scheme)
+    assert ('algs="ES256 ES384 EdDSA"' in challenge) is (scheme == "DPoP ")
