@@ -1,0 +1,130 @@
+"""Forwarding: a Permit in, OpenBao's answer out, executed at most once."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Final, Protocol
+
+import aiohttp
+from multidict import CIMultiDict
+
+from sidecar.caller.identity import Credential
+from sidecar.config import Upstream
+from sidecar.decision.permit import Permit
+from sidecar.surface.operation import UpstreamRequest
+from sidecar.upstream.answer import UpstreamAnswer, timed_out
+from sidecar.upstream.failure import UpstreamFailure, unavailable, untrustworthy
+from sidecar.upstream.pool import Pool
+from sidecar.upstream.target import base_url, url_of
+from sidecar.upstream.tls import client_context
+
+__all__ = ["UpstreamAnswer", "UpstreamClient", "UpstreamFailure"]
+
+PUBLIC_PATHS: Final = frozenset({"/v1/sys/health", "/v1/sys/seal-status", "/v1/sys/leader"})
+"""What OpenBao answers to anyone; the only requests that go out without a Permit, and they carry no token."""
+
+USER_AGENT: Final = "openbao-sidecar"
+CONNECT_SECONDS: Final = 5.0
+_LARGE: Final = 2**20
+
+
+class Login(Protocol):
+    """What forwarding needs of the sidecar's own login."""
+
+    def token(self) -> Credential:
+        """The token to send. Raises `UpstreamFailure` where there is none now."""
+
+    async def still_good(self, used: Credential) -> bool:
+        """Asked after a 403: whether the token itself is still taken. Where it is not, another is on its way."""
+
+
+class UpstreamClient:
+    """The one way to OpenBao."""
+
+    def __init__(self, upstream: Upstream, login: Login) -> None:
+        """Needs a running event loop. Raises `OSError` and `ssl.SSLError` where a TLS file is unusable."""
+        self._login = login
+        self._base = base_url(upstream)
+        self._server_name = upstream.tls.server_name
+        timeout = upstream.timeout_seconds
+        self._session = aiohttp.ClientSession(
+            connector=Pool(client_context(upstream.tls)),
+            # The way to a connection has a limit well below the whole: what exceeds the whole was certainly written.
+            timeout=aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_SECONDS, timeout / 2)),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "X-Vault-Request": "true"},
+            skip_auto_headers=("Accept", "Content-Type"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        # aiohttp sends GET, PUT and DELETE again when a kept-alive connection dies, though OpenBao may have executed
+        # them. There is no public switch; `tests/upstream/test_at_most_once.py` shows that this one still works.
+        self._session._retry_connection = False  # noqa: SLF001 - see above
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._session.close()
+
+    async def forward(self, permit: Permit, *, traceparent: str | None = None) -> UpstreamAnswer:
+        """Sends what was permitted, once, with the sidecar's own token. Raises `UpstreamFailure`."""
+        credential = self._login.token()
+        headers = CIMultiDict({"X-Vault-Token": credential.reveal()})
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
+        answer = await self._exchange(permit.operation.upstream, headers)
+        if answer.status == 403 and not await self._token_still_good(answer, credential):
+            # OpenBao looked at the token and went no further. The caller did nothing wrong and may ask again.
+            raise unavailable("the sidecar's login to OpenBao has ended, it is logging in again")
+        return answer
+
+    async def public(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """Asks one of `PUBLIC_PATHS`, without any token. Raises `UpstreamFailure`."""
+        if request.method != "GET" or request.path not in PUBLIC_PATHS or request.body is not None:
+            raise ValueError("only what OpenBao answers to anyone goes out without a permit")
+        return await self._exchange(request, CIMultiDict())
+
+    async def _token_still_good(self, answer: UpstreamAnswer, used: Credential) -> bool:
+        try:
+            good = await self._login.still_good(used)
+        except BaseException:
+            answer.close()
+            raise
+        if not good:
+            answer.close()
+        return good
+
+    async def _exchange(self, request: UpstreamRequest, headers: CIMultiDict[str]) -> UpstreamAnswer:
+        url = url_of(self._base, request)
+        if request.namespace:
+            headers["X-Vault-Namespace"] = request.namespace
+        body: bytes | io.BytesIO | None = request.body
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+            if len(request.body) > _LARGE:
+                body = io.BytesIO(request.body)  # written in pieces: bytes would be copied whole into the transport
+        started = time.perf_counter()
+        try:
+            response = await self._session.request(
+                request.method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                server_hostname=self._server_name,
+            )
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise _failure(error) from error
+        return UpstreamAnswer(response, time.perf_counter() - started)
+
+
+def _failure(error: Exception) -> UpstreamFailure:
+    """From aiohttp's exceptions to ours: what failed before a connection stood was certainly not sent."""
+    kind = type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return unavailable("OpenBao's certificate or TLS is not accepted", f"{kind}: {error}")
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return unavailable("OpenBao cannot be reached", f"{kind}: {error}")
+    if isinstance(error, TimeoutError):
+        return timed_out(kind)
+    return untrustworthy(kind)

@@ -1,0 +1,157 @@
+"""How the sidecar gets a token of its own: one class for each `upstream.auth.method`.
+
+Every method ends in a look-up of its token, so that a token that OpenBao does not take, or whose policy lacks what the
+sidecar needs of it, is noticed at once. The policy must allow, as OpenBao's `default` does:
+
+    path "auth/token/lookup-self" { capabilities = ["read"] }
+    path "auth/token/renew-self"  { capabilities = ["update"] }
+
+Prefer periodic tokens (`token_period` of a role, `period` of a token): they are renewed for as long as the sidecar
+lives, and leases made under them live on. A token with a `max_ttl` has to be replaced when it is reached, and what was
+leased under it ends with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from hvac.exceptions import Forbidden
+
+from sidecar.caller.identity import Credential
+from sidecar.config import UpstreamAuth
+from sidecar.upstream.control import AwayError, DeniedError
+
+_MAX_FILE_BYTES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A token as OpenBao knows it. `ttl` is what it had left, in seconds, when it was looked up; None: for ever."""
+
+    credential: Credential
+    accessor: str = field(repr=False)
+    ttl: float | None
+    renewable: bool
+
+
+class Method(Protocol):
+    """A way to log in."""
+
+    def log_in(self, client: Any) -> Session:
+        """Logs in, in a worker thread. Raises what hvac raises, or `ControlError`."""
+
+    def signature(self) -> object:
+        """Changes whenever the file that the method reads does; None for ever where there is no file."""
+
+
+def method_of(auth: UpstreamAuth) -> Method:
+    """The configured method. Raises `ValueError` where a key it needs is missing."""
+    if auth.method == "token" and auth.token is not None:
+        return TokenMethod(Credential(auth.token.get_secret_value()))
+    if auth.method == "token_file" and auth.token_file is not None:
+        return TokenFileMethod(auth.token_file)
+    if auth.method == "approle" and auth.role_id is not None and auth.secret_id_file is not None:
+        return AppRoleMethod(auth.role_id, auth.secret_id_file, auth.mount or "approle")
+    raise ValueError(f"upstream.auth.method {auth.method} lacks a key that it needs")
+
+
+class TokenMethod:
+    """A token from the configuration. Once it has ended, only a new configuration brings another."""
+
+    def __init__(self, token: Credential) -> None:
+        self._token = token
+
+    def log_in(self, client: Any) -> Session:
+        return look_up(client, self._token)
+
+    def signature(self) -> object:
+        return None
+
+
+class TokenFileMethod:
+    """A token that somebody else keeps in a file, read again whenever the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log_in(self, client: Any) -> Session:
+        return look_up(client, Credential(_read(self._path)))
+
+    def signature(self) -> object:
+        return _signature(self._path)
+
+
+class AppRoleMethod:
+    """OpenBao's AppRole. The secret id is read from its file at each login, so that it can be rotated."""
+
+    def __init__(self, role_id: str, secret_id_file: Path, mount: str) -> None:
+        self._role_id = role_id
+        self._secret_id_file = secret_id_file
+        self._mount = mount
+
+    def log_in(self, client: Any) -> Session:
+        answer = client.auth.approle.login(
+            self._role_id, secret_id=_read(self._secret_id_file), use_token=False, mount_point=self._mount
+        )
+        return look_up(client, Credential(_text(answer["auth"]["client_token"])))
+
+    def signature(self) -> object:
+        return _signature(self._secret_id_file)
+
+
+def look_up(client: Any, token: Credential) -> Session:
+    """The token as OpenBao knows it now."""
+    client.token = token.reveal()
+    try:
+        data = client.auth.token.lookup_self()["data"]
+    except Forbidden:
+        raise DeniedError("the token is not valid, or its policies do not allow auth/token/lookup-self") from None
+    if data.get("num_uses"):
+        raise DeniedError("the token has a limited number of uses, which looking after it would spend")
+    ttl = _seconds(data["ttl"])
+    endless = data["expire_time"] is None and ttl == 0
+    return Session(token, _text(data.get("accessor") or ""), None if endless else ttl, data["renewable"] is True)
+
+
+def renew(client: Any, session: Session) -> Session:
+    """The same token with a new ttl."""
+    client.token = session.credential.reveal()
+    auth = client.auth.token.renew_self()["auth"]
+    return Session(
+        session.credential, session.accessor, _seconds(auth["lease_duration"]), auth.get("renewable") is True
+    )
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("a ttl that is not a number of seconds")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isascii() or (value and not value.isprintable()):
+        raise TypeError("not printable text")
+    return value
+
+
+def _read(path: Path) -> str:
+    """The one line of a credential's file. What is unreadable now (it may be being written) is tried again."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise AwayError(f"{path}: {error.strerror}") from None
+    text = content.decode("ascii", "replace").strip()
+    if not text or not text.isascii() or not text.isprintable() or len(content) > _MAX_FILE_BYTES:
+        raise AwayError(f"{path} does not hold one line of printable text")
+    return text
+
+
+def _signature(path: Path) -> object:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
