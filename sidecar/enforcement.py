@@ -92,7 +92,8 @@ class Enforcement:
         except Exception as error:  # noqa: BLE001 - the last resort of the one place that answers
             # A fault of ours must become neither a traceback for the caller nor a hole in the record.
             _log.exception("internal fault", correlation_id=trail.correlation_id)
-            fault = Refused(Code.UPSTREAM_ERROR, "the sidecar failed; nothing was released", detail=type(error).__name__)
+            name = type(error).__name__
+            fault = Refused(Code.UPSTREAM_ERROR, "the sidecar failed; nothing was released", detail=name)
             return await self._refuse(fault, inbound, trail)
 
     async def _way(self, inbound: Inbound, trail: Trail) -> Answer:

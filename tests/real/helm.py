@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import yaml
 
 from tests.real.go_tools import GoTool
@@ -37,16 +37,19 @@ class Helm:
         self, chart: Path, values: Mapping[str, Any], *flags: str, release: str = "openbao-sidecar"
     ) -> list[dict[str, Any]]:
         """The manifests of a chart. Raises `HelmRefused`."""
-        given = self.home / "values.json"
-        given.write_bytes(orjson.dumps(values))
+        given = self._values_file(values)
         text = self._run("template", release, str(chart), "-f", str(given), "--kube-version", KUBERNETES, *flags)
         return [document for document in yaml.safe_load_all(text) if document is not None]
 
     def lint(self, chart: Path, values: Mapping[str, Any]) -> str:
         """What `helm lint --strict` says. Raises `HelmRefused` for a warning too."""
-        given = self.home / "values.json"
-        given.write_bytes(orjson.dumps(values))
+        given = self._values_file(values)
         return self._run("lint", "--strict", str(chart), "-f", str(given))
+
+    def _values_file(self, values: Mapping[str, Any]) -> Path:
+        given = self.home / "values.json"
+        given.write_text(json.dumps(values))  # ASCII: Helm reads it as YAML, which folds some characters beyond that
+        return given
 
     def _run(self, *arguments: str) -> str:
         environment = {

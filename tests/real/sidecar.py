@@ -1,4 +1,4 @@
-"""The real sidecar as a process of its own, in front of a real OpenBao, with an issuer whose keys it reads from a file."""
+"""The real sidecar as a process of its own, in front of a real OpenBao; the issuer's keys are in a file."""
 
 from __future__ import annotations
 

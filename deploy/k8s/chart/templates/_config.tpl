@@ -1,0 +1,120 @@
+{{/*
+The sidecar's configuration file. It is built as a tree and written by toYaml as a whole: a value is data whatever it
+holds, and never becomes structure. Paths are those of _container.tpl.
+*/}}
+{{- define "openbao-sidecar.config" -}}
+{{- $ops := .Values.ops -}}
+
+{{- $auth := dict "mode" $ops.upstream.auth.mode -}}
+{{- $tls := dict -}}
+{{- with $ops.upstream.auth -}}
+{{- if ne .mode "passthrough" -}}
+{{- if .mount }}{{ $_ := set $auth "mount" .mount }}{{ end -}}
+{{- end -}}
+{{- if eq .mode "exchange" -}}
+{{- if .role }}{{ $_ := set $auth "role" .role }}{{ end -}}
+{{- end -}}
+{{- if eq .mode "broker" -}}
+{{- $_ := set $auth "method" .method -}}
+{{- if eq .method "approle" -}}
+{{- if .role }}{{ $_ := set $auth "role_id" .role }}{{ end -}}
+{{- $_ := set $auth "secret_id_file" "/run/sidecar/secrets/login/secret-id" -}}
+{{- else if eq .method "token_file" -}}
+{{- $_ := set $auth "token_file" "/run/sidecar/secrets/login/token" -}}
+{{- else -}}
+{{- if .role }}{{ $_ := set $auth "role" .role }}{{ end -}}
+{{- if eq .method "cert" -}}
+{{- $_ := set $tls "cert_file" "/run/sidecar/secrets/login/tls.crt" -}}
+{{- $_ := set $tls "key_file" "/run/sidecar/secrets/login/tls.key" -}}
+{{- else -}}
+{{- $_ := set $auth "jwt_file" "/run/sidecar/token/token" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $ops.upstream.caConfigMap -}}
+{{- $_ := set $tls "ca_file" "/etc/sidecar/trust/openbao.crt" -}}
+{{- end -}}
+
+{{- $issuers := list -}}
+{{- range $index, $given := $ops.identity.issuers -}}
+{{- $issuer := dict "issuer" $given.issuer "jwks_uri" (default $given.jwks_uri $given.jwksUri) -}}
+{{- with $given.algorithms }}{{ $_ := set $issuer "algorithms" . }}{{ end -}}
+{{- with (default $given.token_types $given.tokenTypes) }}{{ $_ := set $issuer "token_types" . }}{{ end -}}
+{{- if $given.caConfigMap }}{{ $_ := set $issuer "ca_file" (printf "/etc/sidecar/trust/issuer-%d.crt" $index) }}{{ end -}}
+{{- $issuers = append $issuers $issuer -}}
+{{- end -}}
+
+{{- $authorization := dict "enabled" $ops.authorization.enabled "pdp" $ops.authorization.pdp -}}
+{{- if include "openbao-sidecar.cedar" . -}}
+{{- $_ := set $authorization "cedar" (dict "policies" "/etc/sidecar/policies") -}}
+{{- else if $ops.authorization.enabled -}}
+{{- with $ops.authorization.authzen -}}
+{{- $authzen := dict "url" .url "timeout_ms" .timeoutMs -}}
+{{- if .caSecret }}{{ $_ := set $authzen "ca_file" "/etc/sidecar/trust/pdp.crt" }}{{ end -}}
+{{- if .tokenSecret }}{{ $_ := set $authzen "token_file" "/run/sidecar/secrets/pdp/token" }}{{ end -}}
+{{- $_ := set $authorization "authzen" $authzen -}}
+{{- end -}}
+{{- end -}}
+
+{{- $audit := dict
+  "spool_dir" "/var/lib/sidecar/audit"
+  "durability" $ops.audit.durability
+  "on_failure" $ops.audit.onFailure
+  "max_spool_mib" $ops.audit.maxSpoolMib
+  "retention_mib" $ops.audit.retentionMib
+-}}
+{{- with $ops.kafka -}}
+{{- if .bootstrapServers -}}
+{{- $kafka := dict
+  "bootstrap_servers" .bootstrapServers
+  "topic_prefix" .topicPrefix
+  "security_protocol" .securityProtocol
+-}}
+{{- if .sasl.mechanism -}}
+{{- $_ := set $kafka "sasl_mechanism" .sasl.mechanism -}}
+{{- $_ := set $kafka "password_file" "/run/sidecar/secrets/kafka/password" -}}
+{{- end -}}
+{{- if .caSecret }}{{ $_ := set $kafka "ca_file" "/etc/sidecar/trust/kafka.crt" }}{{ end -}}
+{{- $_ := set $audit "kafka" $kafka -}}
+{{- end -}}
+{{- end -}}
+
+{{- $config := dict
+  "environment" $ops.environment
+  "listen" (dict "address" "127.0.0.1:8200")
+  "upstream" (dict
+    "provider" $ops.upstream.provider
+    "address" $ops.upstream.address
+    "namespace" $ops.upstream.namespace
+    "tls" $tls
+    "auth" $auth)
+  "tenant" (dict
+    "id" $ops.tenant.id
+    "allowed_mounts" $ops.tenant.allowedMounts
+    "salt_file" "/run/sidecar/secrets/salt")
+  "identity" (dict
+    "required" $ops.api.requireAuth
+    "audience" $ops.api.audience
+    "binding" $ops.identity.binding
+    "issuers" $issuers)
+  "scopes" (dict "enforce" $ops.api.enforceScopes)
+  "authorization" $authorization
+  "grants" (dict
+    "default_ttl_seconds" $ops.grants.defaultTtlSeconds
+    "default_max_uses" $ops.grants.defaultMaxUses
+    "max_ttl_seconds" $ops.grants.maxTtlSeconds
+    "negative_ttl_seconds" $ops.grants.negativeTtlSeconds)
+  "anti_replay" (dict
+    "window_seconds" $ops.antiReplay.windowSeconds
+    "dpop_nonce" $ops.antiReplay.dpopNonce
+    "store" $ops.antiReplay.store)
+  "audit" $audit
+  "ops" (dict
+    "address" .Values.sidecar.operationsAddress
+    "log_level" $ops.logging.level
+    "log_format" $ops.logging.format
+    "otlp_endpoint" $ops.tracing.otlpEndpoint)
+-}}
+{{- toYaml $config -}}
+{{- end -}}

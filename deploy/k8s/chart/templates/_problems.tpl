@@ -1,0 +1,128 @@
+{{/*
+What the schema cannot say: what is missing, and what does not go together. All of it is said in one run, each problem
+with its key and a remedy, as `sidecar check` does; `sidecar check` has the last word in the pod.
+*/}}
+{{- define "openbao-sidecar.validate" -}}
+{{- $ops := .Values.ops -}}
+{{- $prod := eq $ops.environment "prod" -}}
+{{- $found := list -}}
+
+{{- if not $ops.tenant.id -}}
+{{- $found = append $found "ops.tenant.id: is missing → name the tenant whose secrets these are" -}}
+{{- end -}}
+{{- if not $ops.tenant.allowedMounts -}}
+{{- $found = append $found "ops.tenant.allowedMounts: is empty, nothing would be allowed → name the tenant's mounts" -}}
+{{- end -}}
+{{- range $mount := $ops.tenant.allowedMounts -}}
+{{- range splitList "/" $mount -}}
+{{- if has . (list "." "..") -}}
+{{- $found = append $found (printf "ops.tenant.allowedMounts: %q is not a mount → write it without . and .. segments" $mount) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not $ops.tenant.saltSecret.name -}}
+{{- $found = append $found "ops.tenant.saltSecret.name: is missing → name a Secret with a random text of at least 16 bytes" -}}
+{{- end -}}
+{{- if not $ops.tenant.saltSecret.key -}}
+{{- $found = append $found "ops.tenant.saltSecret.key: is missing → name the key that holds the salt" -}}
+{{- end -}}
+
+{{- if and $prod (not $ops.api.requireAuth) -}}
+{{- $found = append $found "ops.api.requireAuth: false is refused where ops.environment is prod → remove it, or set dev or test" -}}
+{{- end -}}
+{{- if and $ops.api.requireAuth (not $ops.identity.issuers) -}}
+{{- $found = append $found "ops.identity.issuers: is empty, nobody could call → name at least one issuer" -}}
+{{- end -}}
+{{- $seen := list -}}
+{{- range $index, $issuer := $ops.identity.issuers -}}
+{{- $key := printf "ops.identity.issuers[%d]" $index -}}
+{{- if and $issuer.jwksUri $issuer.jwks_uri -}}
+{{- $found = append $found (printf "%s: jwksUri and jwks_uri are the same key → remove one" $key) -}}
+{{- end -}}
+{{- if and $issuer.tokenTypes $issuer.token_types -}}
+{{- $found = append $found (printf "%s: tokenTypes and token_types are the same key → remove one" $key) -}}
+{{- end -}}
+{{- $uri := default "" (default $issuer.jwks_uri $issuer.jwksUri) -}}
+{{- if not $uri -}}
+{{- $found = append $found (printf "%s.jwksUri: is missing → give the URL of the issuer's keys" $key) -}}
+{{- else if and $prod (include "openbao-sidecar.isPlain" $uri) -}}
+{{- $found = append $found (printf "%s.jwksUri: plain http where ops.environment is prod → use https" $key) -}}
+{{- end -}}
+{{- if has $issuer.issuer $seen -}}
+{{- $found = append $found (printf "%s.issuer: stands twice → remove one" $key) -}}
+{{- end -}}
+{{- $seen = append $seen $issuer.issuer -}}
+{{- end -}}
+
+{{- with $ops.authorization -}}
+{{- if and (not .enabled) (ne $ops.environment "dev") -}}
+{{- $found = append $found "ops.authorization.enabled: false is refused unless ops.environment is dev → remove it, or set dev" -}}
+{{- end -}}
+{{- if and .enabled (eq .pdp "authzen") -}}
+{{- if not .authzen.url -}}
+{{- $found = append $found "ops.authorization.authzen.url: is missing → give the PDP's URL" -}}
+{{- else if and $prod (include "openbao-sidecar.isPlain" .authzen.url) -}}
+{{- $found = append $found "ops.authorization.authzen.url: plain http where ops.environment is prod → use https" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .cedar.policiesConfigMap $.Values.policies -}}
+{{- $found = append $found "policies: is not used beside ops.authorization.cedar.policiesConfigMap → remove one" -}}
+{{- end -}}
+{{- end -}}
+
+{{- with $ops.upstream -}}
+{{- if not .address -}}
+{{- $found = append $found "ops.upstream.address: is missing → give OpenBao's URL" -}}
+{{- else if and $prod (include "openbao-sidecar.isPlain" .address) -}}
+{{- $found = append $found "ops.upstream.address: plain http where ops.environment is prod → use https" -}}
+{{- end -}}
+{{- if eq .auth.mode "broker" -}}
+{{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.role) -}}
+{{- $found = append $found (printf "ops.upstream.auth.role: is missing for method %s → name OpenBao's role" .auth.method) -}}
+{{- end -}}
+{{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.audience) -}}
+{{- $found = append $found "ops.upstream.auth.audience: is empty → name the audience that OpenBao's role is bound to" -}}
+{{- end -}}
+{{- if and (has .auth.method (list "approle" "token_file" "cert")) (not .auth.secret) -}}
+{{- $found = append $found (printf "ops.upstream.auth.secret: is missing for method %s → name the Secret of the login" .auth.method) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- with $ops.kafka -}}
+{{- $sasl := hasPrefix "SASL" .securityProtocol -}}
+{{- if .bootstrapServers -}}
+{{- if and $prod (has .securityProtocol (list "PLAINTEXT" "SASL_PLAINTEXT")) -}}
+{{- $found = append $found "ops.kafka.securityProtocol: plain text where ops.environment is prod → use SSL or SASL_SSL" -}}
+{{- end -}}
+{{- if and $sasl (not (and .sasl.mechanism .sasl.secret)) -}}
+{{- $found = append $found (printf "ops.kafka.sasl: %s needs a mechanism and a secret → give both" .securityProtocol) -}}
+{{- end -}}
+{{- if and (not $sasl) (or .sasl.mechanism .sasl.secret) -}}
+{{- $found = append $found (printf "ops.kafka.sasl: is not used with %s → use SASL_SSL, or remove it" .securityProtocol) -}}
+{{- end -}}
+{{- else if or .sasl.mechanism .sasl.secret .caSecret -}}
+{{- $found = append $found "ops.kafka.bootstrapServers: is missing beside other keys of ops.kafka → give it, or remove them" -}}
+{{- end -}}
+{{- end -}}
+
+{{- if lt (int $ops.antiReplay.windowSeconds) 65 -}}
+{{- $found = append $found "ops.antiReplay.windowSeconds: is shorter than a proof may live, so a proof could be used twice → make it at least 65" -}}
+{{- end -}}
+{{- if and $ops.metrics.serviceMonitor (not $ops.metrics.enabled) -}}
+{{- $found = append $found "ops.metrics.serviceMonitor: needs ops.metrics.enabled → set both, or neither" -}}
+{{- end -}}
+
+{{- if regexMatch "^(127\\.|\\[::1\\])" .Values.sidecar.operationsAddress -}}
+{{- $found = append $found "sidecar.operationsAddress: the kubelet's probes do not come to loopback → write 0.0.0.0:9102" -}}
+{{- end -}}
+
+{{- if $found -}}
+{{- fail (printf "%d problem(s) in the values\n  %s\n" (len $found) (join "\n  " $found)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" for http to anything but loopback. */}}
+{{- define "openbao-sidecar.isPlain" -}}
+{{- if and (hasPrefix "http://" (lower .)) (not (regexMatch "^http://(127\\.[0-9]+\\.[0-9]+\\.[0-9]+|localhost|\\[::1\\])(:[0-9]+)?(/|$)" (lower .))) -}}true{{- end -}}
+{{- end -}}

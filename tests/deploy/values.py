@@ -1,0 +1,132 @@
+"""Values for the chart: the least that it takes, and one case for each thing that it can be told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+CHART: Final = Path(__file__).resolve().parent.parent.parent / "deploy" / "k8s" / "chart"
+EXAMPLES: Final = CHART.parent / "examples"
+
+LEAST: Final[dict[str, Any]] = {
+    "ops": {
+        "tenant": {"id": "acme", "allowedMounts": ["secret"], "saltSecret": {"name": "acme-salt"}},
+        "identity": {"issuers": [{"issuer": "https://idp.example", "jwksUri": "https://idp.example/jwks"}]},
+        "upstream": {"address": "https://openbao:8200"},
+    },
+}
+
+
+def values(changes: Mapping[str, Any] | None = None, *, example: bool = True) -> dict[str, Any]:
+    """The least values with changes, given by dotted key, on top; with the example unless told otherwise."""
+    tree = copy.deepcopy(LEAST)
+    for key, value in ({"example.enabled": example} | dict(changes or {})).items():
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree
+
+
+def defaults() -> dict[str, Any]:
+    """The chart's own values."""
+    loaded: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    return loaded
+
+
+_KAFKA: Final = {"ops.kafka.bootstrapServers": "kafka-0.kafka:9093,kafka-1.kafka:9093"}
+
+BUILT: Final[dict[str, dict[str, Any]]] = {
+    "least": {},
+    "trust": {
+        "ops.upstream.caConfigMap": "openbao-ca",
+        "ops.identity.issuers": [
+            {"issuer": "https://idp.example", "jwksUri": "https://idp.example/jwks"},
+            {
+                "issuer": "https://kubernetes.default.svc",
+                "jwks_uri": "https://kubernetes.default.svc/openid/v1/jwks",
+                "algorithms": ["RS256"],
+                "token_types": ["JWT"],
+                "caConfigMap": "kube-root-ca.crt",
+            },
+        ],
+    },
+    "token file": {"ops.upstream.auth.method": "token_file", "ops.upstream.auth.secret": "broker-token"},
+    "approle with its role id": {"ops.upstream.auth.role": "0b3e-41", "ops.upstream.auth.mount": "approle-pods"},
+    "authzen": {
+        "ops.authorization.pdp": "authzen",
+        "ops.authorization.authzen.url": "https://cerbos.pdp.svc:3592",
+        "ops.authorization.authzen.timeoutMs": 150,
+        "ops.authorization.authzen.caSecret": "pdp-ca",
+        "ops.authorization.authzen.tokenSecret": "pdp-token",
+    },
+    "named policies": {"ops.authorization.cedar.policiesConfigMap": "team-policies"},
+    "given policies": {"policies": {"app.cedar": "permit (principal, action, resource);\n"}},
+    "kafka": _KAFKA | {"ops.kafka.caSecret": "kafka-ca", "ops.kafka.topicPrefix": "acme.crud"},
+    "kafka with sasl": _KAFKA
+    | {
+        "ops.kafka.securityProtocol": "SASL_SSL",
+        "ops.kafka.sasl.mechanism": "SCRAM-SHA-512",
+        "ops.kafka.sasl.secret": "kafka-login",
+    },
+    "everything off that may be": {
+        "ops.environment": "dev",
+        "ops.api.requireAuth": False,
+        "ops.identity.issuers": [],
+        "ops.authorization.enabled": False,
+        "ops.metrics.enabled": False,
+        "ops.upstream.address": "http://openbao:8200",
+        "sidecar.podReadiness": False,
+        "networkPolicy.enabled": False,
+        "serviceAccount.create": False,
+    },
+    "service monitor": {"ops.metrics.serviceMonitor": True, "monitoring.labels": {"release": "prometheus"}},
+    "numbers": {
+        "ops.grants.defaultTtlSeconds": 1_000_000,
+        "ops.grants.defaultMaxUses": 1_000_000_000,
+        "ops.grants.maxTtlSeconds": 31_536_000,
+        "ops.grants.negativeTtlSeconds": 0.5,
+        "ops.antiReplay.windowSeconds": 1_000_000,
+        "ops.audit.maxSpoolMib": 1_048_576,
+    },
+    "switches": {
+        "ops.api.enforceScopes": True,
+        "ops.api.audience": "secrets.acme",
+        "ops.identity.binding": "preferred",
+        "ops.antiReplay.dpopNonce": "optional",
+        "ops.audit.durability": "write",
+        "ops.logging.level": "debug",
+        "ops.logging.format": "console",
+        "ops.upstream.provider": "hashicorp",
+        "ops.upstream.namespace": "team/a",
+    },
+    "image": {
+        "image.repository": "registry.example:5000/team/openbao-sidecar",
+        "image.digest": "sha256:" + "0a" * 32,
+        "image.pullSecrets": ["registry-login"],
+        "image.pullPolicy": "Always",
+        "serviceAccount.annotations": {"example.com/owner": "team: a"},
+        "serviceAccount.name": "app",
+    },
+    "IPv6 only": {"sidecar.operationsAddress": "[::]:9102"},
+}
+"""Cases whose configuration this version of the sidecar takes."""
+
+LATER: Final[dict[str, dict[str, Any]]] = {
+    "kubernetes login": {"ops.upstream.auth.method": "kubernetes", "ops.upstream.auth.role": "app"},
+    "jwt login": {"ops.upstream.auth.method": "jwt", "ops.upstream.auth.role": "app"},
+    "cert login": {"ops.upstream.auth.method": "cert", "ops.upstream.auth.role": "app"},
+    "exchange": {"ops.upstream.auth.mode": "exchange", "ops.upstream.auth.role": "app"},
+    "passthrough": {"ops.upstream.auth.mode": "passthrough"},
+    "valkey": {"ops.antiReplay.store": "valkey://valkey:6379"},
+    "traces": {"ops.tracing.otlpEndpoint": "http://collector:4318"},
+    "retention": {"ops.audit.retentionMib": 128},
+}
+"""Cases that the contract names and the sidecar refuses until they are built: rendered as they are."""
+
+CASES: Final = BUILT | LATER

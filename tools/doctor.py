@@ -1,0 +1,176 @@
+"""Says which tools this machine lacks for which make target, and the Debian package that brings each.
+
+Runs with any Python 3.8 and nothing installed: `python3 tools/doctor.py`. Exit 0 where `make test` can run, else 1.
+`--packages` prints only the Debian packages that `make test` lacks, on one line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = (3, 11)
+HELM, HELM_GO = "3.22.0", (1, 26)
+KAFKA = "4.4.0"
+TOOLCHAINS_SINCE = (1, 21)  # from here on Go fetches the toolchain that a module asks for, unless told not to
+ENVIRONMENT_GIB, BUILD_GIB, REST_GIB = 1.5, 2.5, 0.5
+
+ALL, TEST = "every target", "make test"
+
+
+class Finding(NamedTuple):
+    """One thing looked for. `problem` is empty where it is there; `package` is Debian's, where there is one."""
+
+    tool: str
+    found: str
+    needed_for: str
+    problem: str = ""
+    package: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether `make test` cannot run without it."""
+        return bool(self.problem) and self.needed_for in (ALL, TEST)
+
+
+def cache() -> Path:
+    """Where built and fetched programs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openbao-sidecar"
+
+
+def helm_is_built() -> bool:
+    """Whether Go has done its part on this machine."""
+    return (cache() / f"helm-{HELM}" / "helm").exists()
+
+
+def kafka_is_fetched() -> bool:
+    """Whether Maven has done its part on this machine."""
+    return (cache() / f"kafka-{KAFKA}" / "complete").exists()
+
+
+def said_by(*command: str) -> str:
+    """What a program prints, both ways; empty where it cannot run."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=os.sep, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The first version in a text."""
+    found = re.search(r"\d+(\.\d+)+", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
+
+
+# -- what is looked for ----------------------------------------------------------------------------------------------
+def system() -> Finding:
+    """The operating system."""
+    name = platform.system()
+    problem = "" if name == "Linux" else "the sidecar and what tests it run on Linux"
+    return Finding("Linux", f"{name} {platform.machine()}", ALL, problem)
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    """The interpreter that runs this, which is the one that `make` uses."""
+    problem = "" if version >= PYTHON else f"older than {dotted(PYTHON)}; name another: make PYTHON=python3.11"
+    return Finding("python", dotted(version), ALL, problem, "python3")
+
+
+def venv() -> Finding:
+    """What `python3 -m venv` needs; Debian packs it apart."""
+    there = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
+    return Finding("python venv", "yes" if there else "", ALL, "" if there else "missing", "python3-venv")
+
+
+def program(name: str, needed_for: str, package: str) -> Finding:
+    """A program whose version does not matter."""
+    path = shutil.which(name) or ""
+    return Finding(name, path, needed_for, "" if path else "missing", package)
+
+
+def go() -> Finding:
+    """Go builds Helm, once."""
+    if helm_is_built():
+        return Finding("go", f"not needed: Helm {HELM} is built", TEST)
+    said = said_by("go", "env", "GOVERSION", "GOTOOLCHAIN").split()
+    if not said:
+        return Finding("go", "", TEST, f"missing; it builds Helm {HELM}, once", "golang-go")
+    version, fetches = numbers(said[0]), said[1:] != ["local"]
+    if version >= HELM_GO or (version >= TOOLCHAINS_SINCE and fetches):
+        return Finding("go", dotted(version), TEST)
+    remedy = "export GOTOOLCHAIN=auto" if version >= TOOLCHAINS_SINCE else "install it from https://go.dev/dl/"
+    return Finding("go", dotted(version), TEST, f"older than {dotted(HELM_GO)}; {remedy}")
+
+
+def maven() -> Finding:
+    """Maven fetches Kafka, once."""
+    packages = "maven default-jdk-headless"
+    if kafka_is_fetched():
+        return Finding("mvn", f"not needed: Kafka {KAFKA} is there", TEST)
+    if shutil.which("mvn") is None:
+        return Finding("mvn", "", TEST, f"missing; it fetches Kafka {KAFKA}, once", packages)
+    version = numbers(said_by("mvn", "--version"))
+    return Finding("mvn", dotted(version), TEST, "" if version else "does not run; has it a JDK?", packages)
+
+
+def space(name: str, folder: Path, gib: float) -> Finding:
+    """Free disk space where something large goes."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    return Finding(name, f"{free:.1f} GiB free in {folder}", TEST, "" if free >= gib else f"less than {gib} GiB")
+
+
+def findings() -> list[Finding]:
+    """Everything, in the order in which it is needed."""
+    environment = 0.1 if (ROOT / ".venv" / ".installed").exists() else ENVIRONMENT_GIB
+    return [
+        system(),
+        python(tuple(sys.version_info[:3])),
+        venv(),
+        program("make", ALL, "make"),
+        go(),
+        maven(),
+        program("curl", TEST, "curl"),
+        space("disk, checkout", ROOT, environment),
+        space("disk, caches", cache(), REST_GIB if helm_is_built() else BUILD_GIB),
+        program("git", "contributing", "git"),
+        program("openssl", "pasting the how-tos' commands", "openssl"),
+    ]
+
+
+def main() -> int:
+    """Prints the table, or the packages. Returns the exit status."""
+    found = findings()
+    blocked = [finding for finding in found if finding.blocks]
+    if sys.argv[1:] == ["--packages"]:
+        print(" ".join(sorted({finding.package for finding in blocked if finding.package})))
+        return 0
+    for finding in found:
+        state = "ok" if not finding.problem else "MISSING" if finding.blocks else "missing"
+        said = finding.problem or finding.found
+        print(f"{state:8}{finding.tool:16}{said:48}  {finding.needed_for}".rstrip())
+        if finding.problem and finding.package:
+            print(f"{'':24}apt-get install {finding.package}")
+    print("make test can run" if not blocked else "make test cannot run yet")
+    return 1 if blocked else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
