@@ -1,7 +1,4 @@
-"""Writes docs/reference/chart-values.md: values.yaml says name, default and meaning, values.schema.json the type.
-
-`python -m tools.chart_docs`; a test holds the page against it.
-"""
+"""The page of the chart's values: values.yaml says name, default and meaning, values.schema.json the type."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "k8s" / "chart"
-PAGE = ROOT / "docs" / "reference" / "chart-values.md"
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):(?P<rest>.*)$")
 
@@ -91,7 +87,7 @@ def page() -> str:
     lines = [
         "# Values of the chart",
         "",
-        "Written from `deploy/k8s/chart/values.yaml` and its schema by `python -m tools.chart_docs`. Unknown keys are",
+        "Written from `deploy/k8s/chart/values.yaml` and its schema by `make docs`. Unknown keys are",
         "refused. What stands under `ops` becomes the sidecar's [configuration](configuration.md);",
         "[how to run it in Kubernetes](../how-to/run-in-kubernetes.md) shows it at work.",
     ]
@@ -105,13 +101,3 @@ def page() -> str:
         meaning = value.meaning.replace("|", "\\|")
         lines.append(f"| `{'.'.join(value.path)}` | {kind} | `{default}` | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Writes the page."""
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"written: {PAGE.relative_to(ROOT)}")
-
-
-if __name__ == "__main__":
-    main()

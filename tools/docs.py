@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
+from tools import chart_docs
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -107,7 +108,7 @@ def errors() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"configuration.md": configuration, "errors.md": errors}
+PAGES = {"chart-values.md": chart_docs.page, "configuration.md": configuration, "errors.md": errors}
 
 
 def main() -> None:

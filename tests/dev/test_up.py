@@ -121,7 +121,7 @@ def test_the_printed_configuration_is_valid_and_shows_no_secret(world: Running) 
             [SIDECAR, "check", "--config", str(server.config)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert yaml.safe_load(done.stdout)["tenant"]["allowed_mounts"] == ["secret"]
+        assert yaml.safe_load(done.stdout)["tenant"]["allowed_mounts"] == ["secret", "transit"]
 
 
 def test_nothing_in_the_worlds_folder_is_open_to_others(world: Running) -> None:
