@@ -129,11 +129,16 @@ class Sidecar:
             aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
         )
 
+        with_kafka = config.audit.kafka.bootstrap_servers is not None
         journal = self._journal = await Journal.open(
-            config.audit.spool_dir, config.audit.durability, config.audit.max_spool_mib * 2**20, clock
+            config.audit.spool_dir,
+            config.audit.durability,
+            config.audit.max_spool_mib * 2**20,
+            clock,
+            retention_bytes=0 if with_kafka else config.audit.retention_mib * 2**20,
         )
         stack.push_async_callback(journal.close)
-        if config.audit.kafka.bootstrap_servers is not None:
+        if with_kafka:
             self._shipper = KafkaShipper(config.audit.kafka, journal, clock)
             self._shipper.start()
             stack.push_async_callback(self._shipper.stop)

@@ -119,6 +119,7 @@ def test_an_unknown_key_is_refused_at_any_depth(tmp_path: Path, key: str, value:
         ("mounts", [{"path": "a//b", "engine": "kv2"}]),
         ("mounts", [{"path": "a", "engine": "kv2"}, {"path": "a/", "engine": "kv1"}]),
         ("audit.on_failure", "permit"),
+        ("audit.retention_mib", 512),
     ],
 )
 def test_what_would_weaken_or_break_is_refused_with_its_key(tmp_path: Path, key: str, value: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from pathlib import Path
 from types import UnionType
@@ -15,6 +16,8 @@ from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
 from tools import chart_docs
 
+ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
+_ATTACK = re.compile(r"(?:async )?def test_(?P<group>[a-z]+)_(?P<number>\d\d)_(?P<what>\w+)")
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
 
@@ -108,7 +111,36 @@ def errors() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"chart-values.md": chart_docs.page, "configuration.md": configuration, "errors.md": errors}
+def attacks() -> str:
+    """The page of all attacks that are tried: the names of the tests in tests/attack are the sentences."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for file in sorted(ATTACKS.glob("test_*.py")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            match = _ATTACK.match(line)
+            if match:
+                found.setdefault((match["group"].upper(), match["number"]), []).append(match["what"])
+    lines = [
+        "# Attacks that are tried",
+        "",
+        "Written from the names of the tests in `tests/attack/` by `make docs`; each sentence is one test, run by",
+        "`make test`. What they are about, and what is left open, is in the [threat model](../threat-model.md).",
+        "",
+    ]
+    group = ""
+    for (name, number), sentences in sorted(found.items()):
+        if name != group:
+            lines += [f"## {name}", ""] if not group else ["", f"## {name}", ""]
+            group = name
+        lines += [f"- **{number}** {sentence.replace('_', ' ')}" for sentence in sentences]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "attacks.md": attacks,
+    "chart-values.md": chart_docs.page,
+    "configuration.md": configuration,
+    "errors.md": errors,
+}
 
 
 def main() -> None:

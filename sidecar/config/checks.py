@@ -248,8 +248,16 @@ def _check_replay(config: Config) -> list[Problem]:
 def _check_audit(config: Config) -> list[Problem]:
     kafka = config.audit.kafka
     found: list[Problem] = []
+    if config.audit.retention_mib > config.audit.max_spool_mib:
+        found.append(
+            Problem("audit.retention_mib", "is more than max_spool_mib, so nothing would be dropped", "make it less")
+        )
     if kafka.bootstrap_servers is None:
         return found
+    if config.audit.retention_mib:
+        found.append(
+            Problem("audit.retention_mib", "is for a spool without Kafka, which drops what it sent", "remove one")
+        )
     if kafka.security_protocol.startswith("SASL") and (kafka.sasl_mechanism is None or kafka.username is None):
         found.append(Problem("audit.kafka.sasl_mechanism", "SASL needs a mechanism and a username", "give both"))
     if (
@@ -285,7 +293,6 @@ def _check_not_built(config: Config) -> list[Problem]:
         ("identity.pod.enabled", config.identity.pod.enabled, "remove it"),
         ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
         ("ops.otlp_endpoint", bool(config.ops.otlp_endpoint), "remove it"),
-        ("audit.retention_mib", config.audit.retention_mib != 0, "use 0"),
     ]
     found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]
     return found
