@@ -277,11 +277,6 @@ class Sidecar:
         return {"audit": audit, "upstream": upstream, "keys": keys, "mounts": mounts, "pdp": pdp}
 
     def _refresh_gauges(self) -> None:
-        metrics.AUDIT_BACKLOG_BYTES.set(self._journal.status().spool_bytes)
-        if self._shipper is not None:
-            status = self._shipper.status()
-            metrics.AUDIT_BACKLOG_RECORDS.set(status.backlog_records)
-            metrics.AUDIT_OLDEST_SECONDS.set(status.oldest_seconds)
         for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
             metrics.CACHE_ENTRIES.labels(cache).set(size)
 

@@ -24,7 +24,8 @@ SEED_ERRORS: Final = (VaultError, requests.RequestException)
 _VERSIONED_SECONDS: Final = 10.0
 
 SIDECAR_POLICY: Final = """\
-# What the sidecars may do: KV version 2 in secret/, one transit key, and look after their own token. Not sys/, not team/kv.
+# What the sidecars may do: KV version 2 in secret/, one transit key, and look after their own token.
+# Not sys/, not team/kv.
 path "secret/data/*"     { capabilities = ["create", "read", "update", "patch", "delete"] }
 path "secret/metadata/*" { capabilities = ["create", "read", "update", "patch", "delete", "list"] }
 path "secret/metadata"   { capabilities = ["list"] }
