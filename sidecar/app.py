@@ -196,7 +196,7 @@ class Sidecar:
 
     async def _discover(self) -> None:
         try:
-            found = await discover(self._login, [self._config.upstream.namespace])
+            found = await discover(self._login)
         except Refused as refused:
             # What was known stays in force; nothing known means that every mount is refused.
             self._mounts_problem = f"{refused.message} {refused.detail}".strip()
@@ -283,8 +283,7 @@ class Sidecar:
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])  # not `await task`: its cancellation and our own could not be told apart
 
 
 # -- parts that commands use without a running proxy ----------------------------------------------------------------
@@ -305,7 +304,7 @@ async def mount_table(config: Config) -> MountTable:
     login = BrokerLogin(config.upstream)
     await login.start()
     try:
-        return _table_of(config, await discover(login, [config.upstream.namespace]))
+        return _table_of(config, await discover(login))
     finally:
         await login.stop()
 

@@ -25,6 +25,7 @@ import structlog
 from sidecar.audit.journal import Journal
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.authenticate import Authenticator
+from sidecar.caller.identity import Unproven
 from sidecar.clock import Clock
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
@@ -105,6 +106,8 @@ class Enforcement:
             trail.local = f"local.{route.kind}"
             if route.kind in UNAUTHENTICATED:
                 return await self._answer_public(route, trail)
+        elif not route.needs_body:
+            trail.operation = route.operation(b"")  # known already: a refusal of the caller is recorded with it
         caller = trail.caller = await self._authenticator.authenticate(
             head, inbound.peer, spend=not isinstance(route, LocalAnswer)
         )
@@ -113,7 +116,7 @@ class Enforcement:
             return await self._answer_locally(route, trail)
         if body and not route.needs_body:
             raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
-        operation = trail.operation = route.operation(body)
+        operation = trail.operation = trail.operation or route.operation(body)
         self._guard.check(operation, caller)
         permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
         trail.verdict = permit.verdict
@@ -233,6 +236,8 @@ class Enforcement:
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
         if isinstance(refused, Denied):
             trail.verdict = refused.verdict
+        elif isinstance(refused, Unproven):
+            trail.caller = refused.caller
         record: Record = trail.record(self._refs, self._tenant_id, event, effect, Phase.OUTCOME, refused.code)
         try:
             await self._journal.append(record)

@@ -98,6 +98,8 @@ def test_an_unknown_key_is_refused_at_any_depth(tmp_path: Path, key: str, value:
         ("authorization.enabled", False),
         ("upstream.address", "http://openbao.example:8200"),
         ("upstream.address", "ftp://openbao"),
+        ("upstream.address", "https://openbao:8200/v1"),
+        ("upstream.address", "https://openbao:8200/?x=1"),
         ("upstream.address", "https://user:pass@openbao"),
         ("tenant.id", ""),
         ("tenant.id", "a\nb"),

@@ -18,7 +18,7 @@ from sidecar.caller.access_token import AccessToken, TokenVerifier
 from sidecar.caller.challenge import www_authenticate
 from sidecar.caller.client_certificate import ClientCertificates
 from sidecar.caller.dpop import ProofVerifier
-from sidecar.caller.identity import Binding, BindingKind, Caller, Credential
+from sidecar.caller.identity import Binding, BindingKind, Caller, Credential, Unproven
 from sidecar.caller.issuer_keys import IssuerKeys
 from sidecar.caller.nonce import Nonces
 from sidecar.caller.origins import Origins
@@ -132,8 +132,11 @@ class Authenticator:
         `spend` is false for what the sidecar answers itself: a token of single use is then not used up.
 
         Raises:
-            Refused: with the code of what is wrong, and the challenge that goes with it.
+            Refused: with the code of what is wrong, and the challenge that goes with it; as `Unproven` where the
+                token itself was good.
         """
+        token: AccessToken | None = None
+        credential = ""
         try:
             given = _credential(head.headers)
             if given is None:
@@ -142,9 +145,11 @@ class Authenticator:
             token = await self._tokens.verify(credential)
             return self._bound(token, credential, scheme, head, peer, spend)
         except Refused as refusal:
-            if refusal.status != 401:
-                raise
-            headers = {**refusal.headers, **self.challenge(refusal.code, refusal.message), **self.nonce_headers()}
+            headers = refusal.headers
+            if refusal.status == 401:
+                headers = {**headers, **self.challenge(refusal.code, refusal.message), **self.nonce_headers()}
+            if token is not None:
+                raise Unproven(refusal, headers, _caller(token, Binding(), "", credential)) from None
             raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
 
     def _anonymous(self, head: Head) -> Caller:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sidecar.errors import Refused
+
 
 class BindingKind(StrEnum):
     """How the credential is bound to its sender."""
@@ -74,3 +76,12 @@ class Caller:
     node_id: str = ""
     system_id: str = ""
     token: Credential | None = None
+
+
+class Unproven(Refused):
+    """The token was verified and its sender was not: another key, a replay. `caller` is whom the token is for, without
+    any binding, so that the record tells whose token it was."""
+
+    def __init__(self, refused: Refused, headers: Mapping[str, str], caller: Caller) -> None:
+        super().__init__(refused.code, refused.message, headers=headers, detail=refused.detail)
+        self.caller = caller

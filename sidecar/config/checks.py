@@ -107,7 +107,11 @@ def _check_upstream(config: Config) -> list[Problem]:
         if config.yaml_provider.path is None:
             found.append(Problem("upstream.address", "is missing", "give OpenBao's URL here or in VAULT_URL"))
         return found
-    found += _check_url("upstream.address", upstream.address, config)
+    bad_url = _check_url("upstream.address", upstream.address, config)
+    parts = urlsplit("" if bad_url else upstream.address)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        bad_url = [Problem("upstream.address", "has a path or a query", "write https://host[:port] only")]
+    found += bad_url
     tls = upstream.tls
     if (tls.cert_file is None) != (tls.key_file is None):
         found.append(Problem("upstream.tls", "cert_file and key_file go together", "give both or neither"))

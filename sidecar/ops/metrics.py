@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+# A second series beside each counter, which nobody asked for.
+disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 

@@ -12,14 +12,7 @@ from multidict import CIMultiDictProxy
 
 from sidecar.errors import Code
 from sidecar.upstream.failure import UpstreamFailure, untrustworthy
-
-RELEASED_HEADERS: Final[Mapping[str, str]] = {
-    "Content-Type": "what the body is: JSON, PEM, DER",
-    "Retry-After": "what a 429 or 503 of OpenBao asks for (RFC 9110, section 10.2.3)",
-}
-"""The headers of OpenBao that reach a caller, and why. Everything else stays here: `Cache-Control` and `Date` are the
-sidecar's to set, framing is the door's, `Strict-Transport-Security` speaks of another origin, `Location`, `Set-Cookie`,
-`WWW-Authenticate`, `X-Vault-*` and names of tomorrow are nobody's business or tell of the sidecar's own session."""
+from sidecar.upstream.headers import RELEASED
 
 _EMPTY: Final = frozenset({204})
 _REQUEST_ID: Final = re.compile(rb'\{"request_id":"([0-9a-f-]{36})"')
@@ -28,7 +21,8 @@ _REQUEST_ID: Final = re.compile(rb'\{"request_id":"([0-9a-f-]{36})"')
 class UpstreamAnswer:
     """OpenBao's answer after its head. Either read it, or stream it to the end, or close it.
 
-    `content_length` is the body's length where the head told it, else None. `duration_seconds` is the time from the
+    `content_length` is the body's length where it is known: the head told it, or the body has come already (OpenBao
+    sends what is longer than 2 KiB in chunks, mostly all at once); else None. `duration_seconds` is the time from the
     first byte out to the head. A body that was not taken to its end leaves a connection that is never used again.
     """
 
@@ -42,6 +36,8 @@ class UpstreamAnswer:
         self.status = response.status
         try:
             self.content_length = _body_length(response.status, response.headers)
+            if self.content_length is None and response.content.is_eof() and response.content.exception() is None:
+                self.content_length = response.content.total_bytes
             self.headers: Mapping[str, str] = _released(response.headers)
         except UpstreamFailure:
             response.close()
@@ -142,7 +138,7 @@ def _body_length(status: int, headers: CIMultiDictProxy[str]) -> int | None:
 
 def _released(headers: CIMultiDictProxy[str]) -> dict[str, str]:
     found = {}
-    for name in RELEASED_HEADERS:
+    for name in RELEASED:
         value = headers.get(name)
         if value is not None and value.isascii() and value.isprintable():
             found[name] = value

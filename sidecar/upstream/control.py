@@ -74,13 +74,12 @@ class ControlPlane:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="openbao-control")
 
     async def call(
-        self, function: Callable[[Any], Result], token: Credential | None = None, namespace: str | None = None
+        self, function: Callable[[Any], Result], token: Credential | None = None, namespace: str = ""
     ) -> Result:
-        """`function` with an hvac client, in a worker thread. `namespace` is the full one; the configured one where
-        None. Raises `ControlError`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._workers, self._call, function, token, self._namespace if namespace is None else namespace
-        )
+        """`function` with an hvac client, in a worker thread. `namespace` is one below `upstream.namespace`. Raises
+        `ControlError`."""
+        full = "/".join(filter(None, (self._namespace, namespace.strip("/"))))
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._call, function, token, full)
 
     def close(self) -> None:
         """Ends the workers; a call under way ends by itself within its time limit."""
@@ -100,6 +99,8 @@ class ControlPlane:
         )
         try:
             return function(client)
+        except ControlError:
+            raise
         except (Forbidden, Unauthorized, InvalidRequest, InvalidPath) as error:
             raise DeniedError(_text(error)) from None  # the chain would hold the request
         except InternalServerError as error:
@@ -108,7 +109,7 @@ class ControlPlane:
             raise AwayError(_text(error)) from None
         except requests.RequestException as error:
             raise AwayError(f"{type(error).__name__}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a strange answer does to hvac must not end the upkeep
             raise AwayError(f"an answer that is not OpenBao's: {type(error).__name__}") from None
 
 

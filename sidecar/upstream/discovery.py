@@ -20,7 +20,7 @@ _KV_VERSIONS: Final = {"1": "kv1", "2": "kv2"}
 
 
 class FoundMount(NamedTuple):
-    """A mount as OpenBao has it: `path` without slashes at its ends, `namespace` the full one or empty."""
+    """A mount as OpenBao has it: `path` without slashes at its ends, `namespace` as it was asked for."""
 
     path: str
     engine: str
@@ -28,7 +28,7 @@ class FoundMount(NamedTuple):
 
 
 async def discover(login: BrokerLogin, namespaces: Sequence[str] = ("",)) -> list[FoundMount]:
-    """All mounts in these namespaces (full ones, `upstream.namespace` included; `""` is the root).
+    """All mounts in these namespaces, which are below `upstream.namespace`; `""` is that namespace itself.
 
     Raises `Refused`: UPSTREAM_UNAVAILABLE where OpenBao or the login is away, UPSTREAM_ERROR where the token may not
     read the table or the answer is not one.

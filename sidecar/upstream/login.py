@@ -88,11 +88,11 @@ class BrokerLogin:
 
     async def stop(self) -> None:
         """Ends the upkeep. The token stays valid in OpenBao until it ends by itself."""
-        for task in (self._task, self._check):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._task, self._check) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         self._control.close()
 
     # -- for the data plane ------------------------------------------------------------------------------------------
@@ -124,8 +124,9 @@ class BrokerLogin:
             self._check = asyncio.create_task(self._look_again(session), name="openbao-token-check")
         return await asyncio.shield(self._check)  # one caller's cancellation is not the others'
 
-    async def call(self, function: Callable[[Any], Result], namespace: str | None = None) -> Result:
-        """Calls OpenBao's control plane with the token. Raises `UpstreamFailure`, `ControlError`."""
+    async def call(self, function: Callable[[Any], Result], namespace: str = "") -> Result:
+        """Calls OpenBao's control plane with the token, in a namespace below `upstream.namespace`. Raises
+        `UpstreamFailure`, `ControlError`."""
         return await self._control.call(function, self.token(), namespace)
 
     # -- upkeep ------------------------------------------------------------------------------------------------------

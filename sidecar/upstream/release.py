@@ -22,7 +22,8 @@ _KEYS_OF: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Where the keys of a secret stand in the answer, for each operation that a `release` obligation can be met on."""
 
-_LOGIN_MEMBERS: Final = (b"auth", b"wrap_info")
+_LOGIN_MEMBERS: Final = ("auth", "wrap_info")
+_NAMED_AND_NULL: Final = [(f'"{name}"'.encode(), f'"{name}":null'.encode()) for name in _LOGIN_MEMBERS]
 
 
 class Own(Protocol):
@@ -87,12 +88,15 @@ def _refuse_login(raw: bytes) -> None:
     OpenBao writes both, without spaces, into every answer that is not an error. Where nothing but null follows these
     names nothing need be parsed; else they may still be keys of the secret.
     """
-    if all(raw.count(b'"%b"' % name) == raw.count(b'"%b":null' % name) for name in _LOGIN_MEMBERS):
+    for named, null in _NAMED_AND_NULL:
+        if raw.count(named) != raw.count(null):
+            break
+    else:
         return
     try:
         text = raw.decode()
         for member in _top(text):
-            if member.name.encode() in _LOGIN_MEMBERS and text[member.value : member.end] != "null":
+            if member.name in _LOGIN_MEMBERS and text[member.value : member.end] != "null":
                 raise untrustworthy("an answer with a login or a wrapped answer in it")
     except (ValueError, RecursionError):
         raise untrustworthy("an answer that names `auth` or `wrap_info` and is no JSON object") from None

@@ -82,6 +82,11 @@ def test_the_same_proof_again_is_a_replay(sidecar: SidecarProcess) -> None:
     assert sidecar.get(path, token, DPoP=proof).status_code == 200
     again = sidecar.get(path, token, DPoP=proof)
     assert (again.status_code, code_of(again)) == (401, "PROOF_REPLAYED")
+    permitted, denied = sidecar.records()[-2:]
+    assert (denied["event"], denied["code"], denied["operation"]) == ("SECRET_DENY", "PROOF_REPLAYED", "kv2.read")
+    assert denied["resource_ref"] == permitted["resource_ref"]
+    assert denied["token_jti"] == permitted["token_jti"]  # whose token it was; nobody proved to be its sender
+    assert (denied["subject"]["sub"], denied["binding"]["kind"]) == ("app", "none")
 
 
 def test_a_challenge_names_the_nonce_the_standard_way(sidecar: SidecarProcess) -> None:

@@ -68,6 +68,11 @@ async def test_the_mounts_of_namespaces_are_found_apart(tmp_path: Path) -> None:
             FoundMount("secret", "kv1", "tenant"),
             FoundMount("crypt", "transit", "tenant/child"),
         ]
+        below = await found(server.address, server.root_token, "", "child", own_namespace="tenant")
+        assert [mount for mount in below if mount.engine in ("kv1", "kv2", "transit")] == [
+            FoundMount("secret", "kv1", ""),
+            FoundMount("crypt", "transit", "child"),
+        ]
 
 
 async def test_a_token_that_may_not_read_the_mounts_is_told_what_to_allow(openbao: OpenBao) -> None:

@@ -256,6 +256,25 @@ async def test_stopping_revokes_nothing(openbao: OpenBao, tmp_path: Path) -> Non
     assert client.auth.token.lookup_self()["data"]["id"] == token
 
 
+@pytest.mark.parametrize("ticks", range(6))
+async def test_stopping_ends_even_while_the_upkeep_is_just_being_woken(ticks: int) -> None:
+    auth = {"method": "token", "token": "s.NoSuchTokenAtAll"}
+    async with RawServer(_close) as server:
+        login = BrokerLogin(Upstream.model_validate({"address": server.address, "auth": auth}))
+        await login.start()
+        await asyncio.sleep(0)
+        with pytest.raises(UpstreamFailure):
+            login.token()  # wakes it
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await login.stop()
+
+
+async def _close(exchange: Exchange) -> None:
+    exchange.end()
+
+
 # -- lost and found again ------------------------------------------------------------------------------------------
 async def test_a_revoked_token_is_replaced_after_the_first_denial(
     openbao: OpenBao, log_in: Start, tmp_path: Path
@@ -425,7 +444,7 @@ async def test_neither_log_nor_repr_tells_the_token(openbao: OpenBao, log_in: St
 async def test_recent_tokens_and_their_accessors_are_known_to_the_release(
     openbao: OpenBao, log_in: Start, tmp_path: Path
 ) -> None:
-    login = await log_in(openbao.address, approle(openbao, tmp_path, "canary", token_type="batch", token_ttl="1s"))
+    login = await log_in(openbao.address, approle(openbao, tmp_path, "canary", token_type="batch", token_ttl="2s"))
     first = login.token().reveal().encode()
     await until(lambda: login._session is not None and login._session.credential.reveal().encode() != first, "new", 20)
     assert first in login.own_secrets
