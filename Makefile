@@ -38,7 +38,7 @@ test-fast: install
 	$(BIN)/pytest -m "not real" -n 2 -q
 
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -n 2 -q
 
 bench: install
 	$(BIN)/python -m bench

@@ -64,8 +64,11 @@ def run(config: Config) -> int:
 
 
 def _harden() -> None:
-    """No core files: a crash dump would hold secrets."""
+    """No core files: a crash dump would hold secrets. As many descriptors as we may have: `max_connections` callers
+    and their connections to OpenBao do not fit into the usual soft limit of 1,024."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(config: Config) -> int:

@@ -37,7 +37,8 @@ class Inbound(Protocol):
         """The raw target as far as it could be read, to choose the dialect of an error. Empty where it could not."""
 
     def head(self) -> Head:
-        """The head. Raises `Refused` where the door refused the bytes; the connection is closed after the answer."""
+        """The head. Raises `Refused` where the door refused the bytes (the connection is closed after the answer), or
+        has too much to do (OVERLOADED)."""
 
     async def body(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes; sends `100 Continue` first where the caller waits for it.

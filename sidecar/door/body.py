@@ -50,8 +50,8 @@ class IncomingBody:
 
     @property
     def complete(self) -> bool:
-        """True once the end of the body was seen."""
-        return self._framing.complete
+        """True once the end of the body was seen, and nothing was wrong with it."""
+        return self._framing.complete and self.refused is None
 
     @property
     def ended(self) -> bool:
@@ -71,7 +71,7 @@ class IncomingBody:
         could be read in two ways, so that nothing of it is read.
         """
         if self.refused is not None or self._expects_continue:
-            return self._framing.complete
+            return self.complete
         return self._framing.announced - self._taken <= HELD_BYTES
 
     def feed(self, data: bytes) -> bytes:

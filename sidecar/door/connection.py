@@ -335,7 +335,7 @@ class Connection(asyncio.Protocol):
         self._admission.end()
         if self._is_lost:
             self._admission.leave(self)
-        elif not keep:
+        elif not (keep and exchange.is_reusable):  # its body may have gone wrong since the answer began
             self._leaves_bytes = exchange.leaves_bytes or not self._reading
             self.shut()
         elif exchange.incoming is not None and not exchange.incoming.ended:

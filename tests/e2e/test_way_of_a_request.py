@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hvac.exceptions
 import pytest
 import requests
@@ -9,6 +11,7 @@ import requests
 from sidecar.client.key import DPoPKey
 from tests.real.openbao import SEEDS, OpenBao
 from tests.real.sidecar import SidecarProcess
+from tests.support.tokens import Issuer
 
 pytestmark = [
     pytest.mark.real,
@@ -191,3 +194,11 @@ def test_metrics_carry_the_contracts_names(sidecar: SidecarProcess) -> None:
         "sidecar_cache_entries",
     ):
         assert name in text, name
+
+
+def test_mounts_that_are_not_configured_are_discovered(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
+    with SidecarProcess(tmp_path, openbao, issuer, {"mounts": None}) as process:
+        kv = process.hvac().secrets.kv.v2
+        assert kv.read_secret_version(path="app/db")["data"]["data"] == SEEDS["app/db"]
+        token = issuer.bound_token(DPoPKey.generate().thumbprint)
+        assert code_of(process.get("/v1/cubbyhole/x", token)) == "TENANT_MOUNT_MISMATCH"
