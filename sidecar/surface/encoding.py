@@ -64,6 +64,17 @@ def split_path(text: str) -> tuple[tuple[str, ...], bool]:
     return tuple(segments), folder
 
 
+def spell_out(text: str) -> str:
+    """A path or fragment as a person writes it, in a command or in JSON → with its raw characters percent-encoded.
+
+    Not for request targets: clients encode those. What is encoded already stays. Raises `Refused`: ILLEGAL_ENCODING.
+    """
+    if _plain_path(text):
+        return text
+    check_printable(text)
+    return quote(text, safe=f"{_SUB_DELIMS}/?%#")
+
+
 def decode_fragment(text: str) -> str:
     """The raw text behind `#`, decoded: one key, which may hold slashes, encoded or not (RFC 3986, section 3.5).
 

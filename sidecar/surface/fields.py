@@ -52,6 +52,15 @@ def scalars(value: Any) -> Any:
     return scalar(value)
 
 
+def nullable(reader: Reader) -> Reader:
+    """What the reader takes, or null."""
+
+    def read(value: Any) -> Any:
+        return None if value is None else reader(value)
+
+    return read
+
+
 def mapping(value: Any) -> Any:
     """An object with anything in it."""
     if not isinstance(value, dict):

@@ -15,8 +15,9 @@ from sidecar.errors import Code, Refused
 from sidecar.surface.encoding import check_printable
 from sidecar.surface.secret_uri import whole_number
 
-Reader = Callable[[str], str]
-"""Reads a raw value: returns it decoded, or raises `Refused`: AMBIGUOUS_QUERY."""
+Reader = Callable[[str], str | None]
+"""Reads a raw value: returns it decoded, or None where it says what leaving it out says. Raises `Refused`:
+AMBIGUOUS_QUERY."""
 
 _name: Final = re.compile(r"[a-z_]+").fullmatch
 _raw_value: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$'()*+,:@/?]|%[0-9A-Fa-f]{2})*").fullmatch
@@ -53,10 +54,12 @@ def take_list(values: dict[str, str]) -> bool:
 
 
 def read_values(values: Mapping[str, str], readers: Mapping[str, Reader]) -> dict[str, str]:
-    """All values, each by its name's reader. Raises `Refused`: AMBIGUOUS_QUERY for a name that has none."""
+    """The values that say something, each by its name's reader. Raises `Refused`: AMBIGUOUS_QUERY for a name that has
+    none."""
     if not values.keys() <= readers.keys():
         raise Refused(Code.AMBIGUOUS_QUERY, "the query has a name that this operation does not have")
-    return {name: readers[name](value) for name, value in values.items()}
+    read = {name: readers[name](value) for name, value in values.items()}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 def encode_query(values: Mapping[str, str]) -> str:
@@ -65,14 +68,16 @@ def encode_query(values: Mapping[str, str]) -> str:
 
 
 # -- readers -------------------------------------------------------------------------------------------------------
-def number(raw: str) -> str:
-    """A plain decimal number."""
-    whole_number(raw)
-    return raw
+def number(raw: str) -> str | None:
+    """A plain decimal number; 0 is what OpenBao takes where none is given: the latest version, any depth, no limit."""
+    return raw if whole_number(raw) else None
 
 
-def name_in_folder(raw: str) -> str:
-    """A name as a list shows it: one segment, and a slash behind it where it is a folder."""
+def name_in_folder(raw: str) -> str | None:
+    """A name as a list shows it: one segment, and a slash behind it where it is a folder. Go's client sends it empty
+    where it has none."""
+    if not raw:
+        return None
     name = _decoded(raw)
     if name.removesuffix("/") in ("", ".", "..") or "/" in name.removesuffix("/"):
         raise Refused(Code.AMBIGUOUS_QUERY, "`after` is one name as the list shows it")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 from sidecar.errors import Code, Refused
-from sidecar.surface.encoding import decode_fragment, encode_path, encode_segment, split_path
+from sidecar.surface.encoding import decode_fragment, encode_path, encode_segment, spell_out, split_path
 
 MAX_URI_CHARACTERS: Final = 65_536
 YAML: Final = "yaml"
@@ -140,7 +140,8 @@ def _parts(rest: str) -> tuple[str, str | None, int | None]:
         _invalid("the version stands behind the fragment: mount/path#key?version=3")
     if hash_mark and not fragment:
         _invalid("the fragment is empty")
-    return path, decode_fragment(fragment) if hash_mark else None, _version(query) if mark else None
+    key = decode_fragment(spell_out(fragment)) if hash_mark else None
+    return spell_out(path), key, _version(query) if mark else None
 
 
 def _version(query: str) -> int:

@@ -74,8 +74,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The body of a row. `fields` None takes an object with any members: they are the secret. `required` names must be
-    there; `optional` bodies may be missing altogether. `decide` looks at the fields that were read."""
+    """The body of a row.
+
+    `fields` None takes an object with any members: they are the secret. `required` names must be there; an `optional`
+    body may be missing altogether, which some clients say with `null`. `decide` looks at the fields that were read.
+    """
 
     fields: Mapping[str, FieldReader] | None
     required: frozenset[str] = frozenset()
@@ -88,8 +91,8 @@ class Row:
     """One way to ask for one operation.
 
     `uri` is the path of the secret's canonical URI in terms of the shapes' captures; where it is empty, the whole path
-    below the mount. A query name `version` names the version in the URI, 0 being the latest. `mutation` is for rows
-    that create something although their purpose is to read.
+    below the mount. A query name `version` names the version in the URI. `mutation` is for rows that create
+    something although their purpose is to read.
     """
 
     operation: str
@@ -186,8 +189,7 @@ class TableRoute:
             asked.place.full,
             shape.path_of_uri(captures, asked.path),
             None,
-            # 0 is the latest version, which is the one that no version names.
-            (int(version) or None) if version is not None else None,
+            int(version) if version is not None else None,
             folder or not shape.names_secret,
         )
         self.needs_body = row.body is not None
@@ -201,13 +203,10 @@ class TableRoute:
             content, reading = self._read(row.body, body)
         elif body:
             raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
-        query = self._query
-        if uri.version is None and "version" in query:
-            query = {name: value for name, value in query.items() if name != "version"}
         request = UpstreamRequest(
             row.verb.value,
             asked.place.target + encode_path(asked.path) + ("/" if row.verb is Verb.LIST and asked.path else ""),
-            encode_query(query) if query else "",
+            encode_query(self._query) if self._query else "",
             asked.place.namespace,
             content,
             MERGE_PATCH if row.verb is Verb.PATCH else JSON,
@@ -217,7 +216,7 @@ class TableRoute:
         )
 
     def _read(self, spec: Body, body: bytes) -> tuple[bytes | None, Reading]:
-        if not body:
+        if not body or (spec.optional and body.strip(b" \t\r\n") == b"null"):
             if not spec.optional:
                 raise Refused(Code.MALFORMED_REQUEST, "this operation needs a body, one JSON object")
             return None, _PLAIN

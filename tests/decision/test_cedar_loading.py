@@ -324,6 +324,54 @@ async def test_a_config_map_is_watched(tmp_path: Path) -> None:
     task.cancel()
 
 
+async def test_a_folder_is_not_read_before_it_holds_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes the new set policy by policy, a forbid last: no look may find a set without it."""
+    folder = cedar_folder(tmp_path / "p", NONE)
+    pdp = cedar(folder)
+    fingerprint, looks = source.fingerprint, 0
+
+    def looked(config: Cedar) -> source.Fingerprint:
+        nonlocal looks
+        seen = fingerprint(config)
+        if pdp._reloading.locked():
+            return seen
+        looks += 1
+        if looks <= 20:
+            cedar_folder(folder, ANY + "//" + "x" * looks)
+        elif looks == 21:
+            cedar_folder(folder, f"{ANY}\n{NONE}")
+        return seen
+
+    monkeypatch.setattr(source, "fingerprint", looked)
+    versions = {pdp.policy_version}
+    pdp.on_change = lambda: versions.add(pdp.policy_version)
+    task = asyncio.create_task(pdp.watch(0.001))
+    await until(lambda: len(pdp) == 2)
+    task.cancel()
+    assert len(versions) == 2
+
+
+async def test_the_watch_outlives_a_fault_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cedar_folder(tmp_path / "p", NONE)
+    pdp = cedar(folder)
+    reload, faults = pdp.reload, 0
+
+    async def broken() -> bool:
+        nonlocal faults
+        if faults == 0:
+            faults += 1
+            raise KeyError("a bug")
+        return await reload()
+
+    monkeypatch.setattr(pdp, "reload", broken)
+    task = asyncio.create_task(pdp.watch(0.001))
+    cedar_folder(folder, "// first\n" + NONE)
+    await until(lambda: faults == 1)
+    cedar_folder(folder, ANY)
+    await until(lambda: any(policy.permits for chunk in pdp._set.chunks for policy in chunk.policies.values()))
+    task.cancel()
+
+
 async def test_a_refused_set_is_said_once_and_the_watch_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ def counted(result: str) -> float:
         {"act": {"sub": 1}},
         {"act": {"sub": True}},
         {"scopes": frozenset()},
-        {"scopes": frozenset({"secrets.read", "secrets.write"})},
+        {"scopes": frozenset({"secrets.write"})},
         {"audience": ("crud.secrets", "other")},
         {"acr": "silver"},
         {"amr": ("pwd", "otp")},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Code, Refused
 from sidecar.surface.secret_uri import MAX_URI_CHARACTERS, SecretUri, parse
 from tests.surface.asking import TABLE, ask
+
+_calm = settings(deadline=None)  # how long one example takes depends on what else the machine does
 
 # -- values --------------------------------------------------------------------------------------------------------
 _printable = st.text(
@@ -41,22 +43,26 @@ def secrets(draw: st.DrawFn) -> SecretUri:
     return SecretUri(provider, engine, mount, path, folder=draw(st.booleans()))
 
 
+@_calm
 @given(secrets())
 def test_what_is_written_is_read_back(uri: SecretUri) -> None:
     assert parse(str(uri)) == uri
 
 
+@_calm
 @given(secrets())
 def test_canonicalising_twice_is_once(uri: SecretUri) -> None:
     once = str(parse(str(uri)))
     assert str(parse(once)) == once == str(uri)
 
 
+@_calm
 @given(secrets(), secrets())
 def test_two_secrets_never_share_a_uri(one: SecretUri, other: SecretUri) -> None:
     assert (str(one) == str(other)) == (one == other)
 
 
+@_calm
 @given(st.lists(segments, min_size=1, max_size=3), st.lists(segments, min_size=1, max_size=3))
 def test_two_paths_never_share_a_uri(one: list[str], other: list[str]) -> None:
     assume(one != other)
@@ -65,6 +71,7 @@ def test_two_paths_never_share_a_uri(one: list[str], other: list[str]) -> None:
     )
 
 
+@_calm
 @given(secrets())
 def test_a_uri_is_made_of_plain_characters(uri: SecretUri) -> None:
     text = str(uri)
@@ -78,6 +85,7 @@ _noise = st.lists(
 )
 
 
+@_calm
 @given(st.sampled_from(["openbao+kv2://", "openbao+kv2://secret/", "yaml://", "OPENBAO+KV1://", ""]), _noise)
 def test_any_text_is_one_secret_or_refused(prefix: str, noise: list[str]) -> None:
     text = prefix + "".join(noise)
@@ -92,6 +100,7 @@ def test_any_text_is_one_secret_or_refused(prefix: str, noise: list[str]) -> Non
         assert status == 400
 
 
+@_calm
 @given(st.lists(segments, min_size=1, max_size=4))
 def test_a_request_and_a_uri_name_a_secret_alike(path: list[str]) -> None:
     uri = SecretUri("openbao", "kv2", "secret", tuple(path))
@@ -119,6 +128,12 @@ def test_a_request_and_a_uri_name_a_secret_alike(path: list[str]) -> None:
         ("openbao+transit://transit/k", "openbao+transit://transit/k"),
         ("openbao+pki://pki/issue/web", "openbao+pki://pki/issue/web"),
         ("yaml://secret/path#key", "yaml://secret/path#key"),
+        # As a person writes it, in a command or in JSON.
+        ("openbao+kv2://secret/a b/ü", "openbao+kv2://secret/a%20b/%C3%BC"),
+        (
+            "openbao+kv2://secret/a|b\\c#pass word/1?version=3",
+            "openbao+kv2://secret/a%7Cb%5Cc#pass%20word%2F1?version=3",
+        ),
     ],
 )
 def test_a_spelling_with_one_reading_becomes_the_canonical_form(text: str, canonical: str) -> None:
@@ -158,8 +173,8 @@ def test_a_spelling_with_one_reading_becomes_the_canonical_form(text: str, canon
         ("openbao+kv2://secret/%00", Code.ILLEGAL_ENCODING),
         ("openbao+kv2://secret/%ff", Code.ILLEGAL_ENCODING),
         ("openbao+kv2://secret/%e2%80%8b", Code.ILLEGAL_ENCODING),
-        ("openbao+kv2://secret/ü", Code.ILLEGAL_ENCODING),
-        ("openbao+kv2://secret/a b", Code.ILLEGAL_ENCODING),
+        ("openbao+kv2://secret/a\u00a0b", Code.ILLEGAL_ENCODING),
+        ("openbao+kv2://secret/a\u200bb", Code.ILLEGAL_ENCODING),
         ("openbao+kv2://secret/a\n", Code.ILLEGAL_ENCODING),
         ("openbao+kv2://secret/a\ud800", Code.ILLEGAL_ENCODING),
         ("openbao+kv2://secret/a#b#c", Code.ILLEGAL_ENCODING),

@@ -6,12 +6,14 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Code, Refused
 from sidecar.surface.json_body import MAX_DEPTH, MAX_STRINGS, MAX_VALUES, check_media_type, read_object, write
 from tests.surface.asking import ask, refusal
+
+_calm = settings(deadline=None)  # how long one example takes depends on what else the machine does
 
 
 @pytest.mark.parametrize(
@@ -123,11 +125,13 @@ _JSON = st.recursive(
 )
 
 
+@_calm
 @given(st.dictionaries(st.text(), _JSON, max_size=5))
 def test_reading_and_writing_changes_nothing(value: dict[str, object]) -> None:
     assert json.loads(write(read_object(json.dumps(value).encode()))) == value
 
 
+@_calm
 @given(st.binary(max_size=64))
 def test_no_bytes_end_in_anything_but_an_object_or_a_refusal(body: bytes) -> None:
     for text in (body, b'{"a":' + body + b"}"):

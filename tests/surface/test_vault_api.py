@@ -190,10 +190,15 @@ def test_a_list_is_given_in_pages() -> None:
     assert operation.upstream.query == "after=ab%20c%2F&limit=2"
     assert refusal("LIST", "/v1/secret/metadata/app?after=..%2Fx") is Code.AMBIGUOUS_QUERY
     assert refusal("LIST", "/v1/secret/metadata/app?after=%2E%2E") is Code.AMBIGUOUS_QUERY
-    assert refusal("LIST", "/v1/secret/metadata/app?after=") is Code.AMBIGUOUS_QUERY
     assert refusal("LIST", "/v1/secret/metadata/app?after=%ff") is Code.AMBIGUOUS_QUERY
     assert refusal("LIST", "/v1/secret/metadata/app?after=%zz") is Code.AMBIGUOUS_QUERY
     assert refusal("LIST", "/v1/secret/metadata/app?limit=-1") is Code.AMBIGUOUS_QUERY
+
+
+@pytest.mark.parametrize("query", ["after=&limit=0", "after=", "limit=0"])
+def test_a_page_without_bounds_is_the_whole_list(query: str) -> None:
+    """Go's client sends both names, whatever it has."""
+    assert ask("GET", f"/v1/secret/metadata/app?list=true&{query}") == ask("LIST", "/v1/secret/metadata/app")
 
 
 # -- the query -----------------------------------------------------------------------------------------------------

@@ -131,6 +131,9 @@ class CedarPdp:
             except PolicyError as error:
                 self._refused = seen
                 _log.error("policies refused, the set in force stays", problems=list(error.problems))
+            except Exception:  # noqa: BLE001 - a watch that dies unseen would leave old policies in force for ever
+                self._refused = seen
+                _log.exception("internal fault while reading policies, the set in force stays")
 
 
 def _load(config: Cedar) -> LoadedSet:

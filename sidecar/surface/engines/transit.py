@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sidecar.surface.fields import Reader, items_of, malformed, scalar, text
+from sidecar.surface.fields import Reader, items_of, malformed, nullable, scalar, text
 from sidecar.surface.operation import Purpose
 from sidecar.surface.query import one_of
 from sidecar.surface.table import MOUNT, PAGES, Body, CaptureReader, Reading, Row, Table, Verb
@@ -21,16 +21,21 @@ _ITEM_ONLY: Final = frozenset({"plaintext", "ciphertext", "input", "signature", 
 
 def _count(fields: Mapping[str, Any]) -> Reading:
     batch = fields.get(_BATCH)
+    given = {name for name, value in fields.items() if value is not None}
     if batch is None:
+        if len(given) < len(fields):
+            raise malformed("a field of the body is null")
         return Reading()
-    if not _ITEM_ONLY.isdisjoint(fields):
+    # Clients send `plaintext: null` beside a batch.
+    if not _ITEM_ONLY.isdisjoint(given):
         raise malformed("the body has a batch and a single item")
     return Reading(uses=len(batch))
 
 
 def _batchable(item: Mapping[str, Reader], common: Mapping[str, Reader]) -> Body:
     """A body with one item's fields, or with `batch_input`, a list of such items."""
-    return Body({**item, **common, _BATCH: items_of({**item, "reference": scalar})}, decide=_count)
+    single = {name: nullable(reader) for name, reader in item.items()}
+    return Body({**single, **common, _BATCH: items_of({**item, "reference": scalar})}, decide=_count)
 
 
 def _words(*words: str) -> CaptureReader:

@@ -115,6 +115,18 @@ def test_a_batch_of_three_spends_three(target: str, item: dict[str, Any]) -> Non
     assert operation.upstream.body == json.dumps({"batch_input": [item] * 3}, separators=(",", ":")).encode()
 
 
+def test_a_null_beside_a_batch_is_no_item() -> None:
+    operation = ask("POST", "/v1/transit/encrypt/k1", _body(plaintext=None, batch_input=[ITEM, ITEM]))
+    assert operation.uses == 2
+
+
+@pytest.mark.parametrize("target", ["keys/k1", "keys/k1/rotate", "datakey/wrapped/k1", "random/16"])
+def test_a_null_for_a_body_is_none(target: str) -> None:
+    """The command line sends it with `write -f`."""
+    assert ask("PUT", f"/v1/transit/{target}", b"null\n") == ask("PUT", f"/v1/transit/{target}")
+    assert refusal("PUT", "/v1/transit/hash/sha2-256", b"null") is Code.MALFORMED_REQUEST
+
+
 ITEM = {"plaintext": "aGk="}
 
 
@@ -137,6 +149,8 @@ ITEM = {"plaintext": "aGk="}
         _body(Batch_Input=[ITEM]),
         _body(plaintext=["aGk="]),
         _body(plaintext=None),
+        _body(plaintext="aGk=", context=None),
+        _body(batch_input=[{"plaintext": None}]),
         _body(plaintext="aGk=", name="k2"),
         b"",
     ],
