@@ -230,7 +230,15 @@ def _check_authorization(config: Config) -> list[Problem]:
         found.append(Problem("authorization.authzen.url", "is missing", "give the PDP's URL"))
     else:
         found += _check_url("authorization.authzen.url", authorization.authzen.url, config)
+        if not _is_json_pointer(authorization.authzen.obligations):
+            found.append(
+                Problem("authorization.authzen.obligations", "is not a JSON pointer (RFC 6901)", "write /obligations")
+            )
     return found
+
+
+def _is_json_pointer(text: str) -> bool:
+    return text.startswith("/") and "~" not in text.replace("~0", "").replace("~1", "")
 
 
 def _check_replay(config: Config) -> list[Problem]:
