@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -34,23 +34,19 @@ from sidecar.decision.question import question_of
 from sidecar.door.server import Door
 from sidecar.door.tls import server_context
 from sidecar.enforcement import Enforcement
-from sidecar.errors import Refused
+from sidecar.mount_source import MountSource, table_for_commands
 from sidecar.ops import metrics
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
-from sidecar.surface.mounts import Mount, MountTable
 from sidecar.surface.secret_uri import parse as parse_uri
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
-from sidecar.upstream.discovery import discover
 from sidecar.upstream.login import BrokerLogin
 from sidecar.upstream.release import Release
 
 _log = structlog.get_logger(__name__)
 
-MOUNTS_SECONDS: Final = 30.0
-"""How often a discovered mount table is read anew."""
 DRAIN_SECONDS: Final = 25.0
 """Below Kubernetes' default grace period of 30 s, so that the audit is flushed before the kill."""
 
@@ -102,8 +98,6 @@ class Sidecar:
         self._config = config
         self._clock = clock or SystemClock()
         self._stack = contextlib.AsyncExitStack()
-        self._table = _table_of(config, [])
-        self._mounts_problem = ""
         self._shipper: KafkaShipper | None = None
         self._tls: ssl.SSLContext | None = None
         self._cedar: CedarPdp | None = None
@@ -152,7 +146,10 @@ class Sidecar:
         stack.push_async_callback(login.stop)
         upstream = UpstreamClient(config.upstream, login)
         stack.push_async_callback(upstream.close)
-        await self._start_mounts()
+        mounts = self._mounts = MountSource(config, login)
+        await mounts.refresh()
+        if mounts.is_discovered:
+            self._background(mounts.keep_fresh())
 
         authenticator = self._authenticator = Authenticator(config, clock, http)
         await authenticator.start()
@@ -164,7 +161,7 @@ class Sidecar:
             self._background(self._cedar.watch())
 
         enforcement = Enforcement(
-            api=VaultApi(lambda: self._table),
+            api=VaultApi(lambda: mounts.table),
             authenticator=authenticator,
             guard=Guard(config),
             decider=self._decider,
@@ -186,32 +183,9 @@ class Sidecar:
         _log.info("serving", addresses=self.addresses, operations=self.ops_address)
 
     # -- parts with a life of their own ------------------------------------------------------------------------------
-    async def _start_mounts(self) -> None:
-        if self._config.mounts is not None:
-            self._table = await mount_table(self._config)
-            return
-        await self._discover()
-        self._background(self._keep_mounts_fresh())
-
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that goes on until the sidecar stops."""
         self._stack.push_async_callback(_cancelled, asyncio.create_task(work))
-
-    async def _discover(self) -> None:
-        try:
-            found = await discover(self._login)
-        except Refused as refused:
-            # What was known stays in force; nothing known means that every mount is refused.
-            self._mounts_problem = f"{refused.message} {refused.detail}".strip()
-            _log.warning("mounts not discovered", reason=self._mounts_problem)
-            return
-        self._table = _table_of(self._config, found)
-        self._mounts_problem = ""
-
-    async def _keep_mounts_fresh(self) -> None:
-        while True:
-            await asyncio.sleep(MOUNTS_SECONDS if not self._mounts_problem else 2.0)
-            await self._discover()
 
     def _build_pdp(self, http: aiohttp.ClientSession) -> Pdp | None:
         authorization = self._config.authorization
@@ -227,7 +201,10 @@ class Sidecar:
     async def reload(self) -> None:
         """SIGHUP: policies, issuers' keys, certificates. What cannot be read leaves the old in force."""
         tls = self._config.listen.tls
-        steps: dict[str, Callable[[], Awaitable[object]]] = {"keys": self._authenticator.reload}
+        steps: dict[str, Callable[[], Awaitable[object]]] = {
+            "keys": self._authenticator.reload,
+            "mounts": self._mounts.refresh,
+        }
         if self._cedar is not None:
             steps["policies"] = self._cedar.reload
         if self._authzen is not None:
@@ -270,8 +247,8 @@ class Sidecar:
             return Check(ready, "" if ready else problems or "no keys", problems if ready else "")
 
         def mounts() -> Check:
-            known = len(self._table) > 0
-            return Check(known, "" if known else self._mounts_problem, self._mounts_problem if known else "")
+            known, problem = len(self._mounts.table) > 0, self._mounts.problem
+            return Check(known, "" if known else problem, problem if known else "")
 
         def pdp() -> Check:
             # Live grants go on without it: a pod whose PDP is away is still worth its traffic.
@@ -290,28 +267,6 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 # -- parts that commands use without a running proxy ----------------------------------------------------------------
-def _table_of(config: Config, mounts: Iterable[tuple[str, str, str]]) -> MountTable:
-    """`mounts` are (path, engine, namespace below `upstream.namespace`)."""
-    return MountTable(
-        [Mount(path, engine, namespace) for path, engine, namespace in mounts],
-        config.tenant.allowed_mounts,
-        config.upstream.provider,
-        config.upstream.namespace,
-    )
-
-
-async def mount_table(config: Config) -> MountTable:
-    """The static table; where none is configured, what OpenBao has."""
-    if config.mounts is not None:
-        return _table_of(config, [(entry.path, entry.engine, entry.namespace) for entry in config.mounts])
-    login = BrokerLogin(config.upstream)
-    await login.start()
-    try:
-        return _table_of(config, await discover(login))
-    finally:
-        await login.stop()
-
-
 def resource_refs(config: Config) -> ResourceRefs:
     """The tenant's references, from its salt or salt file."""
     if config.tenant.salt is not None:
@@ -327,7 +282,7 @@ async def ask_pdp(
     config: Config, *, subject: str, purpose: str, uri: str, operation: str, issuer: str
 ) -> dict[str, Any]:
     """One question to the configured PDP, for `sidecar policy test`."""
-    secret = parse_uri(uri, await mount_table(config))
+    secret = parse_uri(uri, await table_for_commands(config))
     caller = Caller(subject, issuer or (config.identity.issuers[0].issuer if config.identity.issuers else ""))
     question = question_of(caller, secret, purpose, operation, tenant_id=config.tenant.id or "")
     async with aiohttp.ClientSession(trust_env=False) as http:

@@ -126,8 +126,8 @@ def explain(
     """Say what a Vault request is: canonical URI, operation, purpose, and what would be sent to OpenBao."""
     import asyncio
 
-    from sidecar.app import mount_table
     from sidecar.door.head import parse_head
+    from sidecar.mount_source import table_for_commands
     from sidecar.surface.explain import explain as explain_request
     from sidecar.surface.vault_api import VaultApi
 
@@ -143,7 +143,7 @@ def explain(
             max_header_bytes=loaded.limits.max_header_kib * 1024,
             max_uri_bytes=loaded.limits.max_uri_bytes,
         )
-        table = asyncio.run(mount_table(loaded))
+        table = asyncio.run(table_for_commands(loaded))
         result = explain_request(head, content, VaultApi(lambda: table))
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
@@ -159,11 +159,11 @@ def uri(
     """Show the canonical form of a secret URI and its parts. Without --config the mount is the first segment."""
     import asyncio
 
-    from sidecar.app import mount_table
+    from sidecar.mount_source import table_for_commands
     from sidecar.surface.explain import describe_uri
 
     try:
-        table = asyncio.run(mount_table(_load(config))) if config is not None else None
+        table = asyncio.run(table_for_commands(_load(config))) if config is not None else None
         result = describe_uri(text, table)
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
@@ -234,12 +234,13 @@ def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config:
     import asyncio
     import dataclasses
 
-    from sidecar.app import mount_table, resource_refs
+    from sidecar.app import resource_refs
+    from sidecar.mount_source import table_for_commands
     from sidecar.surface.secret_uri import parse
 
     loaded = _load(config)
     try:
-        table = asyncio.run(mount_table(loaded))
+        table = asyncio.run(table_for_commands(loaded))
         secret = parse(uri, table)
     except Refused as refused:
         _fail(f"{refused.code}: {refused.message}")

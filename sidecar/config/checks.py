@@ -238,7 +238,7 @@ def _check_authorization(config: Config) -> list[Problem]:
 
 
 def _is_json_pointer(text: str) -> bool:
-    return text.startswith("/") and "~" not in text.replace("~0", "").replace("~1", "")
+    return (not text or text.startswith("/")) and "~" not in text.replace("~0", "").replace("~1", "")
 
 
 def _check_replay(config: Config) -> list[Problem]:

@@ -129,7 +129,7 @@ def executed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         entry["request"]
         for entry in entries
-        if entry.get("type") == "request" and not entry["request"]["path"].startswith("auth/token/")
+        if entry.get("type") == "request" and not entry["request"]["path"].startswith(("auth/token/", "sys/mounts"))
     ]
 
 

@@ -202,3 +202,14 @@ def test_mounts_that_are_not_configured_are_discovered(tmp_path: Path, openbao: 
         assert kv.read_secret_version(path="app/db")["data"]["data"] == SEEDS["app/db"]
         token = issuer.bound_token(DPoPKey.generate().thumbprint)
         assert code_of(process.get("/v1/cubbyhole/x", token)) == "TENANT_MOUNT_MISMATCH"
+
+
+def test_a_configured_mount_that_openbao_has_otherwise_is_ambiguous(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    with SidecarProcess(tmp_path, openbao, issuer, {"mounts": [{"path": "secret", "engine": "kv1"}]}) as process:
+        mark = openbao.mark()
+        token = issuer.bound_token(DPoPKey.generate().thumbprint)
+        answer = process.get("/v1/secret/app/db", token)
+        assert (answer.status_code, code_of(answer)) == (400, "AMBIGUOUS_MOUNT")
+        assert openbao.requests(since=mark) == []
