@@ -9,11 +9,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
+from sidecar.ops import metrics
 from tools import chart_docs
 
 ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
@@ -135,11 +137,32 @@ def attacks() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_page() -> str:
+    """The page of all metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written from `sidecar/ops/metrics.py` by `make docs`. `/metrics` on the operations listener, Prometheus text or",
+        "OpenMetrics by `Accept`. No label carries a path, a subject or a token: every label's values are a closed set.",
+        "",
+        "| metric | type | labels | says |",
+        "|---|---|---|---|",
+    ]
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            family = next(iter(metric.collect()))
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "attacks.md": attacks,
     "chart-values.md": chart_docs.page,
     "configuration.md": configuration,
     "errors.md": errors,
+    "metrics.md": metrics_page,
 }
 
 
