@@ -250,6 +250,8 @@ class Enforcement:
             metrics.ERRORS.labels(refused.code).inc()
         else:
             metrics.DENIES.labels(refused.code).inc()
+            if refused.code is Code.TENANT_MOUNT_MISMATCH:
+                metrics.MOUNT_VIOLATIONS.inc()
         _log.info(
             "refused",
             code=refused.code,

@@ -142,8 +142,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written from `sidecar/ops/metrics.py` by `make docs`. `/metrics` on the operations listener, Prometheus text or",
-        "OpenMetrics by `Accept`. No label carries a path, a subject or a token: every label's values are a closed set.",
+        "Written from `sidecar/ops/metrics.py` by `make docs`. `/metrics` on the operations listener: Prometheus text,",
+        "or OpenMetrics by `Accept`. No label carries a path, a subject or a token: its values are a closed set.",
         "",
         "| metric | type | labels | says |",
         "|---|---|---|---|",

@@ -6,7 +6,6 @@ from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.decision.challenge import challenge
 from sidecar.errors import Code, Refused
-from sidecar.ops import metrics
 from sidecar.surface.operation import SCOPE, Operation
 
 
@@ -26,7 +25,6 @@ class Guard:
                 section 3.1, where scopes are enforced and the token lacks the purpose's.
         """
         if operation.uri.mount not in self._mounts:
-            metrics.MOUNT_VIOLATIONS.inc()
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
         if not self._enforces_scopes:
             return

@@ -128,6 +128,7 @@ def test_a_mount_outside_the_tenants_is_refused_like_one_that_is_not_there(sidec
     answers = [sidecar.get(f"/v1/{mount}/data/app/db", token) for mount in ("team/kv", "nowhere")]
     assert [(answer.status_code, code_of(answer)) for answer in answers] == [(400, "TENANT_MOUNT_MISMATCH")] * 2
     assert answers[0].json()["errors"] == answers[1].json()["errors"]
+    assert "sidecar_tenant_mount_violations_total 2.0" in sidecar.metrics()
 
 
 def test_without_a_token_the_answer_asks_for_one(sidecar: SidecarProcess) -> None:
