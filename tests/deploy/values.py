@@ -114,6 +114,7 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
         "serviceAccount.name": "app",
     },
     "IPv6 only": {"sidecar.operationsAddress": "[::]:9102"},
+    "retention": {"ops.audit.retentionMib": 128},
 }
 """Cases whose configuration this version of the sidecar takes."""
 
@@ -125,7 +126,6 @@ LATER: Final[dict[str, dict[str, Any]]] = {
     "passthrough": {"ops.upstream.auth.mode": "passthrough"},
     "valkey": {"ops.antiReplay.store": "valkey://valkey:6379"},
     "traces": {"ops.tracing.otlpEndpoint": "http://collector:4318"},
-    "retention": {"ops.audit.retentionMib": 128},
 }
 """Cases that the contract names and the sidecar refuses until they are built: rendered as they are."""
 
