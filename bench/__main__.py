@@ -223,7 +223,7 @@ def _table(console: Console, result: dict[str, Any]) -> None:
     peer = result["bao proxy"]["cpu_us"]
     table = Table(title=f"KVv2 read, {CONNECTIONS} connections, median of {ROUNDS} rounds")
     for column in ("", "CPU µs/request", "× bao proxy", "requests/s", "p50 ms", "p99 ms", "RSS MiB"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, row in result.items():
         table.add_row(
             name,
@@ -239,7 +239,7 @@ def _table(console: Console, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Runs it all and writes the results."""
-    console = Console()
+    console = Console(width=max(100, Console().width))
     small = micro()
     for name, cost in small.items():
         console.print(f"  {name:44} {cost:7.1f} µs")
