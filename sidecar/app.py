@@ -32,7 +32,7 @@ from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Pdp
 from sidecar.decision.question import question_of
 from sidecar.door.server import Door
-from sidecar.door.tls import server_context
+from sidecar.door.tls import reload_certificate, server_context
 from sidecar.enforcement import Enforcement
 from sidecar.mount_source import MountSource, table_for_commands
 from sidecar.ops import metrics
@@ -53,6 +53,7 @@ DRAIN_SECONDS: Final = 25.0
 
 def run(config: Config) -> int:
     """Runs the proxy until SIGTERM or SIGINT. Returns the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     configure_logs(config.ops.log_level, config.ops.log_format)
     _harden()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -98,6 +99,7 @@ class Sidecar:
         self._config = config
         self._clock = clock or SystemClock()
         self._stack = contextlib.AsyncExitStack()
+        self._is_serving = False
         self._shipper: KafkaShipper | None = None
         self._tls: ssl.SSLContext | None = None
         self._cedar: CedarPdp | None = None
@@ -122,6 +124,7 @@ class Sidecar:
         for secret in (config.upstream.auth.token, config.tenant.salt):
             if secret is not None:
                 register_secret(secret.get_secret_value())
+                register_secret(secret.get_secret_value().strip())
         http = await stack.enter_async_context(
             aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
         )
@@ -173,14 +176,19 @@ class Sidecar:
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
         )
+        await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
         door = Door(enforcement, config.limits)
-        stack.push_async_callback(door.drain, DRAIN_SECONDS)
+        stack.push_async_callback(self._drain, door)
         self._tls = server_context(config.listen.tls)
         await door.listen(config.listen.address, self._tls)
         self.addresses = list(door.addresses)
         authenticator.listens_on(self.addresses)
-        await self._start_ops()
+        self._is_serving = True
         _log.info("serving", addresses=self.addresses, operations=self.ops_address)
+
+    async def _drain(self, door: Door) -> None:
+        self._is_serving = False
+        await door.drain(DRAIN_SECONDS)
 
     # -- parts with a life of their own ------------------------------------------------------------------------------
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -210,9 +218,7 @@ class Sidecar:
         if self._authzen is not None:
             steps["PDP certificates"] = self._authzen.reload
         if self._tls is not None and tls.cert_file is not None:
-            steps["listener certificate"] = partial(
-                asyncio.to_thread, self._tls.load_cert_chain, tls.cert_file, tls.key_file
-            )
+            steps["listener certificate"] = partial(asyncio.to_thread, reload_certificate, self._tls, tls)
         for what, step in steps.items():
             try:
                 await step()
@@ -224,7 +230,9 @@ class Sidecar:
     # -- operations --------------------------------------------------------------------------------------------------
     async def _start_ops(self) -> None:
         host, port = split_address(self._config.ops.address)
-        runner = web.AppRunner(operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges), access_log=None)
+        app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
+        # Nobody who dawdles on this listener holds up the end of the process.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, host, port)
@@ -254,7 +262,17 @@ class Sidecar:
             # Live grants go on without it: a pod whose PDP is away is still worth its traffic.
             return Check(True, warning="" if self._decider.available else "the PDP does not answer")
 
-        return {"audit": audit, "upstream": upstream, "keys": keys, "mounts": mounts, "pdp": pdp}
+        def listener() -> Check:
+            return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining")
+
+        return {
+            "listener": listener,
+            "audit": audit,
+            "upstream": upstream,
+            "keys": keys,
+            "mounts": mounts,
+            "pdp": pdp,
+        }
 
     def _refresh_gauges(self) -> None:
         for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():

@@ -46,10 +46,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")] = (
+    _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")] = (
         False
     ),
-) -> None: ...
+) -> None:
+    from sidecar.ops.logs import configure
+
+    configure("warning", "console")  # to stderr: stdout is for answers. `serve` configures its own.
 
 
 def _fail(message: str, code: int = EXIT_REFUSED) -> NoReturn:
@@ -131,6 +134,8 @@ def explain(
     from sidecar.surface.explain import explain as explain_request
     from sidecar.surface.vault_api import VaultApi
 
+    if not (method.isascii() and method.isprintable() and " " not in method) or any(c in target for c in "\r\n"):
+        _fail("METHOD is one word, and TARGET has no line ends", EXIT_USAGE)
     loaded = _load(config)
     content = body.read_bytes() if body is not None else b""
     lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(header or [])]
@@ -186,9 +191,13 @@ def policy_test(
 
     from sidecar.app import ask_pdp
 
+    loaded = _load(config)
+    if not loaded.authorization.enabled:
+        _fail("authorization.enabled is false: there is no PDP to ask", EXIT_USAGE)
+    _policy_warnings(loaded)
     try:
         result = asyncio.run(
-            ask_pdp(_load(config), subject=subject, purpose=purpose, uri=uri, operation=operation, issuer=issuer)
+            ask_pdp(loaded, subject=subject, purpose=purpose, uri=uri, operation=operation, issuer=issuer)
         )
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}

@@ -15,6 +15,7 @@ A stage that will not go on raises `Refused`; `_refuse` turns it into an answer 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -50,6 +51,7 @@ _PEP_SECONDS: Final = {True: metrics.PEP_SECONDS.labels("grant"), False: metrics
 _PERMITS: Final = {purpose: metrics.DECISIONS.labels("permit", purpose) for purpose in Purpose}
 
 _JSON: Final = "application/json"
+_BATCH_RESULTS: Final = b'"batch_results"'
 _VERSIONED: Final = frozenset({"kv2.read", "kv2.write", "kv2.patch"})
 
 
@@ -106,8 +108,8 @@ class Enforcement:
             trail.local = f"local.{route.kind}"
             if route.kind in UNAUTHENTICATED:
                 return await self._answer_public(route, trail)
-        elif not route.needs_body:
-            trail.operation = route.operation(b"")  # known already: a refusal of the caller is recorded with it
+        else:
+            trail.named = route.named
         caller = trail.caller = await self._authenticator.authenticate(
             head, inbound.peer, spend=not isinstance(route, LocalAnswer)
         )
@@ -116,7 +118,7 @@ class Enforcement:
             return await self._answer_locally(route, trail)
         if body and not route.needs_body:
             raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
-        operation = trail.operation = trail.operation or route.operation(body)
+        operation = trail.operation = route.operation(body)
         self._guard.check(operation, caller)
         permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
         trail.verdict = permit.verdict
@@ -137,9 +139,16 @@ class Enforcement:
                 answer.close()
                 raise
         except UpstreamFailure as failure:
-            # A mutation that may have reached OpenBao has an unknown outcome: its use is spent.
-            if operation.mutation and failure.sent:
+            # A mutation that may have reached OpenBao has an unknown outcome: its use is spent. So is a batch whose
+            # answer could not be read; any other refusal of OpenBao's gives the use back.
+            if operation.mutation and failure.sent and (trail.upstream_status is None or operation.uses > 1):
                 permit.reservation.commit()
+            raise
+        except asyncio.CancelledError:
+            # Cut in the middle, by a drain that has waited long enough: what OpenBao did is not known, and is said so.
+            if operation.mutation and not trail.is_closed:
+                permit.reservation.commit()
+                await self._write_down(trail, Event.SECRET_ERROR, Effect.ERROR, Phase.OUTCOME, Code.UPSTREAM_TIMEOUT)
             raise
         finally:
             permit.reservation.refund()  # counts only where nothing was committed
@@ -149,11 +158,6 @@ class Enforcement:
             answer = await self._upstream.forward(permit, traceparent=trail.traceparent)
         except UpstreamFailure as failure:
             trail.forwarded = failure.sent
-            raise
-        except BaseException:
-            # Cancelled in the middle: what OpenBao did is not known.
-            if permit.operation.mutation:
-                permit.reservation.commit()
             raise
         trail.forwarded = True
         trail.upstream_status = answer.status
@@ -169,6 +173,8 @@ class Enforcement:
         whole = not operation.streams or permit.verdict.obligations.release is not None or answer.status >= 400
         if whole or (length is not None and length <= WHOLE_BYTES):
             raw = await answer.read(self._max_body_bytes)
+            if operation.uses > 1 and _BATCH_RESULTS in raw:
+                permit.reservation.commit()  # whatever the status: some items may have been done, and are in the answer
             body = self._release.body(permit, answer.status, raw)
             trail.upstream_request_id = answer.request_id
             self._note_version(operation, answer.status, body, trail)
@@ -187,7 +193,7 @@ class Enforcement:
             version = data.get("metadata", data)["version"]
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             return
-        trail.kv_version = version if isinstance(version, int) else None
+        trail.kv_version = version if type(version) is int else None
 
     async def _write_outcome(self, permit: Permit, status: int, trail: Trail) -> None:
         operation = permit.operation
@@ -197,13 +203,14 @@ class Enforcement:
             event, effect = Event.SECRET_ROTATED, Effect.PERMIT
         else:
             event, effect = Event.SECRET_PERMIT, Effect.PERMIT
+        trail.is_closed = True
         await self._write_down(trail, event, effect, Phase.OUTCOME)
         if status < 300:
             permit.reservation.commit()
         _PERMITS[operation.purpose].inc()
 
-    async def _write_down(self, trail: Trail, event: Event, effect: Effect, phase: Phase) -> None:
-        record = trail.record(self._refs, self._tenant_id, event, effect, phase)
+    async def _write_down(self, trail: Trail, event: Event, effect: Effect, phase: Phase, code: str = "") -> None:
+        record = trail.record(self._refs, self._tenant_id, event, effect, phase, code)
         uses = trail.operation.uses if trail.operation else 1
         if uses == 1:
             await self._journal.append(record)

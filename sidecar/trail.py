@@ -17,7 +17,7 @@ from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.identity import Caller
 from sidecar.decision.permit import Permit, Verdict
 from sidecar.door.head import Head
-from sidecar.surface.operation import Operation, Purpose
+from sidecar.surface.operation import Named, Operation, Purpose
 
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
@@ -32,12 +32,14 @@ class Trail:
     trace_id: str = ""
     span_id: str = ""
     trace_flags: str = "00"
+    named: Named | None = None
     operation: Operation | None = None
     local: str = ""
     caller: Caller | None = None
     permit: Permit | None = None
     verdict: Verdict | None = None
     forwarded: bool = False
+    is_closed: bool = False
     upstream_status: int | None = None
     upstream_seconds: float | None = None
     upstream_request_id: str = ""
@@ -63,14 +65,15 @@ class Trail:
 
     @property
     def purpose(self) -> Purpose | None:
-        """The purpose, once the operation is known."""
-        return self.operation.purpose if self.operation else None
+        """The purpose, as far as it is known: the body may still make it another."""
+        asked = self.operation or self.named
+        return asked.purpose if asked else None
 
     def record(
         self, refs: ResourceRefs, tenant_id: str, event: Event, effect: Effect, phase: Phase, code: str = ""
     ) -> Record:
         """The audit record of what is known now, with the contract's field names."""
-        operation, caller, permit = self.operation, self.caller, self.permit
+        operation, caller, permit = self.operation or self.named, self.caller, self.permit
         fields: dict[str, Any] = {
             "phase": phase,
             "effect": effect,

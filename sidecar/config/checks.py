@@ -87,9 +87,13 @@ def _check_listen(config: Config) -> list[Problem]:
             Problem("listen.tls.client_cert", "needs cert_file, key_file and client_ca_file", "give all three")
         )
     for url in listen.public_urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
-            found.append(Problem("listen.public_urls", f"{url!r} is not an origin", "write https://host[:port]"))
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        plain = parts.hostname and parts.username is None and parts.path in ("", "/") and not parts.query
+        if parts.scheme not in ("http", "https") or not plain:
+            found.append(Problem("listen.public_urls", "holds what is not an origin", "write https://host[:port]"))
     found += _files(
         {
             "listen.tls.cert_file": tls.cert_file,
@@ -103,6 +107,9 @@ def _check_listen(config: Config) -> list[Problem]:
 def _check_upstream(config: Config) -> list[Problem]:
     upstream, auth = config.upstream, config.upstream.auth
     found: list[Problem] = []
+    token = auth.token.get_secret_value() if auth.token is not None else "none"
+    if not token or not (token.isascii() and token.isprintable()) or " " in token:
+        found.append(Problem("upstream.auth.token", "is not one printable word", "remove line ends and spaces"))
     if upstream.address is None:
         if config.yaml_provider.path is None:
             found.append(Problem("upstream.address", "is missing", "give OpenBao's URL here or in VAULT_URL"))
@@ -171,7 +178,10 @@ def _check_tenant(config: Config) -> list[Problem]:
         )
     if tenant.salt is not None and len(tenant.salt.get_secret_value().encode()) < 16:
         found.append(Problem("tenant.salt", "is shorter than 16 bytes", "use a random text of at least 16 bytes"))
-    return found + _files({"tenant.salt_file": tenant.salt_file})
+    unreadable = _files({"tenant.salt_file": tenant.salt_file})
+    if tenant.salt_file is not None and not unreadable and len(tenant.salt_file.read_bytes().strip()) < 16:
+        found.append(Problem("tenant.salt_file", "holds less than 16 bytes", "use a random text of at least 16 bytes"))
+    return found + unreadable
 
 
 def _check_identity(config: Config) -> list[Problem]:

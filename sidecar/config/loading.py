@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +39,18 @@ ENVIRONMENT_NAMES: Final[Mapping[str, str]] = {
 ENVIRONMENT_PREFIX: Final = "SIDECAR__"
 
 
+_PLAIN_TAGS: Final = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
+)
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 without its traps: a repeated key is an error, not a silent override."""
+    """YAML 1.1 without its traps: a repeated key is an error, not a silent override, and a tag is none of ours."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _PLAIN_TAGS:
+            raise yaml.constructor.ConstructorError(None, None, "a tag", node.start_mark)
+        return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -77,19 +88,49 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
+_NOT_YAML: Final = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError)
+"""What PyYAML raises for what it cannot read. Their texts may quote the line, and the line may hold a secret: only the
+place is told."""
+
+_YAML_REMEDY: Final = "correct it there: each key once, each a text; no tags, anchors or aliases"
+
+
+def _parse(text: str) -> Any:
+    """One YAML document of plain values. Raises one of `_NOT_YAML`."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("an alias")
+    tree = yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+    _check_text(tree)
+    return tree
+
+
+def _check_text(node: object) -> None:
+    """Raises ValueError for text that is not Unicode: lone surrogates, from `\\ud800` or a broken environment."""
+    if isinstance(node, str):
+        node.encode()
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            _check_text(key)
+            _check_text(value)
+    elif isinstance(node, list):
+        for item in node:
+            _check_text(item)
+
+
+def _place(error: BaseException) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
 def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(Problem("", f"cannot read {path}: {error.strerror}", "give a readable file to --config"))
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # The parser's own text may quote the line, and the line may hold a secret: only the place is told.
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "not readable as UTF-8 YAML"
-        problems.append(Problem("", f"{path} is not valid YAML{where}: {what}", "correct the syntax there"))
+    except _NOT_YAML as error:
+        where = _place(error)
+        problems.append(Problem("", f"{path} is not plain UTF-8 YAML{where}", _YAML_REMEDY))
         return {}
     if tree is None:
         return {}
@@ -117,11 +158,14 @@ def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problem
     }
     for key, text in (named | prefixed).items():
         value: object = text
+        if not _is_unicode(text):
+            problems.append(Problem(key, "its environment variable is not UTF-8", "correct it"))
+            continue
         if text[:1] in "[{" and text:
             try:
-                value = yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
-            except yaml.YAMLError:
-                problems.append(Problem(key, "its environment variable is not valid YAML or JSON", "correct it"))
+                value = _parse(text)
+            except _NOT_YAML:
+                problems.append(Problem(key, "its environment variable is not plain YAML or JSON", "correct it"))
                 continue
         *sections, last = key.split(".")
         node = tree
@@ -133,6 +177,14 @@ def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problem
             node = child
         else:
             node[last] = value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        _check_text(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _validate(tree: dict[str, Any], problems: list[Problem]) -> Config | None:
@@ -173,4 +225,21 @@ def _take_out(tree: dict[str, Any], location: tuple[int | str, ...]) -> None:
 
 def effective(config: Config) -> dict[str, Any]:
     """The tree as it is in force, with secrets masked, for `sidecar check`."""
-    return config.model_dump(mode="json", by_alias=True)
+    tree: dict[str, Any] = _shown(config.model_dump(mode="json", by_alias=True))
+    extra = tree["authorization"]["authzen"]["extra_context"]
+    tree["authorization"]["authzen"]["extra_context"] = dict.fromkeys(extra, "**********")
+    return tree
+
+
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@|\?.*$")
+
+
+def _shown(node: Any) -> Any:
+    """URLs without user, password and query: any of these may be a credential."""
+    if isinstance(node, dict):
+        return {key: _shown(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_shown(item) for item in node]
+    if isinstance(node, str) and "://" in node:
+        return _CREDENTIALS_IN_URL.sub(lambda match: "***@" if match[0].endswith("@") else "?***", node)
+    return node

@@ -10,6 +10,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from sidecar.ops.logs import mask
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -36,8 +38,8 @@ def operations_app(checks: Checks, registry: CollectorRegistry, before_scrape: C
             "status": "ready" if ready else "not ready",
             "checks": {
                 name: {"ready": result.ready}
-                | ({"message": result.message} if result.message else {})
-                | ({"warning": result.warning} if result.warning else {})
+                | ({"message": mask(result.message)} if result.message else {})
+                | ({"warning": mask(result.warning)} if result.warning else {})
                 for name, result in results.items()
             },
         }
@@ -45,7 +47,10 @@ def operations_app(checks: Checks, registry: CollectorRegistry, before_scrape: C
 
     async def metrics(request: web.Request) -> web.Response:
         before_scrape()
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except ValueError:  # an Accept that its library cannot read
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     app = web.Application()

@@ -38,12 +38,13 @@ _STATE: Final[Mapping[str, LocalAnswerKind]] = {
 _LAST_SECOND: Final = 253_402_300_799
 """Of the year 9999: what a date can show."""
 
-_status_code: Final = re.compile(r"[2-5][0-9]{2}").fullmatch
+# No 1xx, no redirect, and none that has no body: those change how an answer is read, not what it says.
+_status_code: Final = re.compile(r"20[0-36-9]|2[1-9][0-9]|[45][0-9]{2}").fullmatch
 
 
 def _code(raw: str) -> str:
     if not _status_code(raw):
-        raise Refused(Code.AMBIGUOUS_QUERY, "a status code in the query is not one from 200 to 599")
+        raise Refused(Code.AMBIGUOUS_QUERY, "a status code in the query is not one that an answer with a body can have")
     return raw
 
 

@@ -105,8 +105,21 @@ class LocalAnswer:
     namespace: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a request's head already says of it. Its body may still make the purpose another."""
+
+    name: str
+    purpose: Purpose
+    uri: SecretUri
+
+
 class Route(Protocol):
     """A request named by its head. Where the body decides something, the operation is known only with it."""
+
+    @property
+    def named(self) -> Named:
+        """For the record of a refusal that comes before the body is read."""
 
     @property
     def needs_body(self) -> bool:

@@ -22,7 +22,7 @@ from sidecar.surface.fields import Reader as FieldReader
 from sidecar.surface.fields import read_fields
 from sidecar.surface.json_body import JSON, MERGE_PATCH, check_media_type, read_object, write
 from sidecar.surface.mounts import Place
-from sidecar.surface.operation import Operation, Purpose, UpstreamRequest
+from sidecar.surface.operation import Named, Operation, Purpose, UpstreamRequest
 from sidecar.surface.query import Reader as QueryReader
 from sidecar.surface.query import encode_query, name_in_folder, number, read_values
 from sidecar.surface.secret_uri import SecretUri
@@ -193,6 +193,11 @@ class TableRoute:
             folder or not shape.names_secret,
         )
         self.needs_body = row.body is not None
+
+    @property
+    def named(self) -> Named:
+        """See `Route.named`."""
+        return Named(self._row.operation, self._row.purpose, self._uri)
 
     def operation(self, body: bytes) -> Operation:
         """The operation. Raises `Refused`: MALFORMED_REQUEST, OPERATION_FORBIDDEN."""

@@ -108,7 +108,9 @@ class ControlPlane:
         except VaultError as error:
             raise AwayError(_text(error)) from None
         except requests.RequestException as error:
-            raise AwayError(f"{type(error).__name__}: {error}") from None
+            # Its own text may quote what was sent, the token included.
+            what = str(error) if isinstance(error, requests.ConnectionError | requests.Timeout) else "not sent"
+            raise AwayError(f"{type(error).__name__}: {what}") from None
         except Exception as error:  # noqa: BLE001 - whatever a strange answer does to hvac must not end the upkeep
             raise AwayError(f"an answer that is not OpenBao's: {type(error).__name__}") from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.config.tree import Cedar
+from sidecar.decision.cedar.depth import check_depth
 from sidecar.decision.cedar.problem import PolicyError
 
 MAX_BYTES: Final = 32 * 2**20
@@ -115,7 +116,9 @@ def _read_text(path: Path) -> str:
             raise PolicyError([f"{path.name}: is larger than {MAX_BYTES} bytes"])
         raw = file.read(MAX_BYTES + 1)
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise PolicyError([f"{path.name}:{line}: is not UTF-8"]) from error
+    check_depth(path.name, text)
+    return text

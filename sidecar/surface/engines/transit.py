@@ -2,6 +2,8 @@
 
 `encrypt` creates a key that is not there, as OpenBao has it; give the sidecar's own token `update` without `create` on
 `<mount>/encrypt/*`, or set `disable_upsert`, where that is not wanted. A batch spends one use for each item.
+`partial_failure_response_code` is not taken: by the status the caller would choose whether what was released counts.
+
 """
 
 from __future__ import annotations
@@ -53,9 +55,9 @@ def _version(segment: str) -> str | None:
 _CIPHER: Final = {"context": text, "nonce": text, "associated_data": text}
 _ENCRYPT: Final = _batchable(
     {**_CIPHER, "plaintext": text, "key_version": scalar},
-    {"type": text, "convergent_encryption": scalar, "partial_failure_response_code": scalar},
+    {"type": text, "convergent_encryption": scalar},
 )
-_DECRYPT: Final = _batchable({**_CIPHER, "ciphertext": text}, {"partial_failure_response_code": scalar})
+_DECRYPT: Final = _batchable({**_CIPHER, "ciphertext": text}, {})
 _REWRAP: Final = _batchable({"context": text, "nonce": text, "ciphertext": text, "key_version": scalar}, {})
 _SIGNATURE: Final = {
     "hash_algorithm": text,

@@ -1,0 +1,186 @@
+"""The commands, as a person or a script meets them: exit codes, clear errors, no traceback, no secret shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.test_config import minimal, with_
+
+pytestmark = pytest.mark.real  # each call is a process of its own, as for a person
+
+SECRET = "hunter2secret"
+POLICY = '@id("all")\n@max_uses("3")\npermit (principal == Workload::"app", action == Action::"read", resource);\n'
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sidecar", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> dict[str, object]:
+    tree = minimal(tmp_path)
+    (tmp_path / "policies" / "all.cedar").write_text(POLICY)
+    return tree
+
+
+def written(tmp_path: Path, tree: object) -> str:
+    path = tmp_path / "sidecar.yaml"
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+    return str(path)
+
+
+def test_check_shows_the_effective_configuration_without_secrets(tmp_path: Path, tree: dict[str, object]) -> None:
+    with_(tree, "upstream.auth.token", SECRET)
+    with_(tree, "authorization.authzen", {"url": f"https://u:{SECRET}@pdp", "extra_context": {"key": SECRET}})
+    with_(tree, "identity.issuers", [{"issuer": "i", "jwks_uri": f"https://idp/jwks?key={SECRET}"}])
+    done = run("check", "--config", written(tmp_path, tree))
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["tenant"]["id"] == "acme"
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"tenant: {{salt: !{SECRET}}}",
+        f"tenant: {{salt: *{SECRET}}}",
+        f"tenant: {{{SECRET}: 1, {SECRET}: 2}}",
+        f"tenant: {{salt: !!int {SECRET}}}",
+        f"tenant: {{salt: !!float {SECRET}}}",
+        f"tenant: {{salt: !!timestamp {SECRET}}}",
+        "tenant: " + "[" * 20_000,
+        "tenant: &a [*a]",
+        'tenant: {salt: "\\ud800 and more than sixteen"}',
+        f"upstream: {{auth: {{token: '{SECRET}\n\n'}}}}",
+    ],
+)
+def test_a_broken_file_gives_exit_2_no_traceback_and_no_secret(tmp_path: Path, text: str) -> None:
+    done = run("check", "--config", written(tmp_path, text))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_broken_environment_gives_exit_2_and_no_secret(tmp_path: Path, tree: dict[str, object]) -> None:
+    path = written(tmp_path, tree)
+    for value in (f"[!!int {SECRET}]", "[" * 20_000, f"[&a {SECRET}, *a]"):
+        done = run("check", "--config", path, SIDECAR__TENANT__ALLOWED_MOUNTS=value)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["(" * 20_000 + "true" + ")" * 20_000, "if true then true else " * 20_000 + "true", "[" * 5_000],
+    ids=["brackets", "conditionals", "unclosed"],
+)
+def test_a_policy_nested_too_deep_is_refused_with_its_line(
+    tmp_path: Path, tree: dict[str, object], condition: str
+) -> None:
+    (tmp_path / "policies" / "deep.cedar").write_text(
+        f'@id("deep")\npermit (principal, action, resource)\nwhen {{ {condition} }};\n'
+    )
+    done = run("check", "--config", written(tmp_path, tree))
+    assert done.returncode == 2
+    assert "deep.cedar:3" in done.stderr
+
+
+def test_explain_prints_what_a_request_is_and_needs_no_network(tmp_path: Path, tree: dict[str, object]) -> None:
+    path = written(tmp_path, tree)
+    done = run("explain", "GET", "/v1/secret/data/app/db?version=3", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "canonical_uri": "openbao+kv2://secret/app/db?version=3",
+        "operation": "kv2.read",
+        "purpose": "read",
+        "upstream": {"method": "GET", "path": "/v1/secret/data/app/db", "query": "version=3", "namespace": ""},
+    }
+    body = tmp_path / "body.json"
+    body.write_text('{"data": {"a": "1"}}')
+    done = run("explain", "PUT", "/v1/secret/data/app/db", "--body", str(body), "--config", path)
+    assert json.loads(done.stdout)["operation"] == "kv2.write"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("GET", "/v1/secret/data/app%2fdb"), "ILLEGAL_ENCODING"),
+        (("GET", "/v1/secret/data/../x"), "ILLEGAL_SEGMENT"),
+        (("GET", "/v1/other/data/x"), "TENANT_MOUNT_MISMATCH"),
+        (("HEAD", "/v1/secret/data/x"), "OPERATION_FORBIDDEN"),
+        (("GET", "/v1/secret/data/x?version=1&version=2"), "AMBIGUOUS_QUERY"),
+        (("GET", "/v1/secret/data/x", "--header", "Host: x"), "MALFORMED_REQUEST"),
+        (("GET", "http://h/v1/secret/data/x"), "MALFORMED_REQUEST"),
+    ],
+)
+def test_explain_prints_the_error_and_exits_1(
+    tmp_path: Path, tree: dict[str, object], words: tuple[str, ...], code: str
+) -> None:
+    done = run("explain", *words, "--config", written(tmp_path, tree))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == code
+
+
+def test_explain_does_not_take_another_request_out_of_its_method(tmp_path: Path, tree: dict[str, object]) -> None:
+    done = run("explain", "GET /v1/x HTTP/1.1\r\nX: y", "/v1/secret/data/a", "--config", written(tmp_path, tree))
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_uri_prints_the_canonical_form_or_the_error() -> None:
+    done = run("uri", "OPENBAO+kv2://secret/a b#key?version=3")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["canonical_uri"] == "openbao+kv2://secret/a%20b#key?version=3"
+    done = run("uri", "openbao+kv2://secret//x")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == "ILLEGAL_SEGMENT"
+
+
+def test_policy_test_says_the_decision_and_why(tmp_path: Path, tree: dict[str, Any]) -> None:
+    words = ("policy", "test", "--config", written(tmp_path, tree), "--purpose", "read")
+    uri = ("--uri", "openbao+kv2://secret/app/db")
+    done = run(*words, "--subject", "app", *uri)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["decision"], answer["policies"]) == (0, True, ["all"])
+    assert answer["obligations"] == {"max_uses": 3}
+    done = run(*words, "--subject", "stranger", *uri)
+    assert (done.returncode, json.loads(done.stdout)["decision"]) == (1, False)
+    (tmp_path / "policies" / "all.cedar").write_text("permit (principal")
+    done = run(*words, "--subject", "app", *uri)
+    assert done.returncode == 2
+    assert "all.cedar:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_audit_ref_names_a_secret_as_the_audit_does(tmp_path: Path, tree: dict[str, Any]) -> None:
+    path = written(tmp_path, tree)
+    done = run("audit", "ref", "openbao+kv2://secret/app/db#key?version=2", "--config", path)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert answer["resource_arn"] == f"auth:v1:resource:secret:acme:{answer['resource_ref']}"
+    whole = json.loads(run("audit", "ref", "openbao+kv2://secret/app/db", "--config", path).stdout)
+    assert whole["resource_ref"] == answer["parent_ref"] != answer["resource_ref"]
+
+
+def test_a_salt_file_that_is_too_short_is_found_by_check(tmp_path: Path, tree: dict[str, Any]) -> None:
+    salt = tmp_path / "salt"
+    salt.write_text("short\n")
+    del tree["tenant"]["salt"]
+    with_(tree, "tenant.salt_file", str(salt))
+    done = run("check", "--config", written(tmp_path, tree))
+    assert done.returncode == 2
+    assert "tenant.salt_file" in done.stderr
