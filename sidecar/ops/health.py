@@ -49,7 +49,7 @@ def operations_app(checks: Checks, registry: CollectorRegistry, before_scrape: C
         before_scrape()
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # an Accept that its library cannot read
+        except (ValueError, TypeError):  # an Accept that its library cannot read
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
