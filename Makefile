@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run demo test test-fast bench doctor fmt lint docs clean lock
+.PHONY: install run demo test test-fast fuzz bench doctor fmt lint docs clean lock
 
 install: $(STAMP)
 
@@ -39,6 +39,9 @@ test-fast: install
 
 test: lint
 	$(BIN)/pytest -n 2 -q
+
+fuzz: install
+	$(BIN)/python -m tests.differential.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 bench: install
 	$(BIN)/python -m bench

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Mapping
 
 import pytest
@@ -513,18 +512,9 @@ def test_path_18_a_path_beyond_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("piece", ["a/", "../", "%2e%2e/", "%252f/", "/", "%2f", "%C3%BC/"])
-def test_path_18_ten_thousand_segments_cost_linear_time(piece: str) -> None:
-    """Were it quadratic, sixteen times the length would cost 256 times as much: far from 64 on any machine."""
-
-    def cost(count: int) -> float:
-        best = 1.0
-        for _ in range(5):
-            started = time.process_time()
-            try:
-                read("GET", KV2 + piece * count + "b", max_uri_bytes=10**6, headers={})
-            except Refused as error:
-                assert 400 <= error.status < 500  # noqa: PT017 - either outcome will do, its time is the matter
-            best = min(best, time.process_time() - started)
-        return best
-
-    assert cost(10_000) < 64 * max(cost(625), 20e-6)
+def test_path_18_a_hundred_thousand_segments_cost_linear_time(piece: str) -> None:
+    """Quadratic work over so many would run into the test's time limit."""
+    try:
+        read("GET", KV2 + piece * 100_000 + "b", max_uri_bytes=10**6, headers={})
+    except Refused as error:
+        assert 400 <= error.status < 500  # noqa: PT017 - either outcome will do, that it comes is the matter

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
@@ -137,8 +136,8 @@ class Comparison:
             return f"authorised was the path {upstream.path}"
         if (request.get("namespace") or {}).get("path", "").rstrip("/") != upstream.namespace:
             return f"authorised was the namespace {upstream.namespace!r}"
-        if _data(request.get("data")) != _sent(operation):
-            return f"authorised was the data {_sent(operation)}, not {_data(request.get('data'))}"
+        if (request.get("data") or {}) != _sent(operation):
+            return f"authorised was the data {_sent(operation)}, not {request.get('data')}"
         if {record["operation"] for record in recorded} != {operation.name}:
             return f"authorised was {operation.name}, recorded {recorded[0]['operation']}"
         if {record["resource_ref"] for record in recorded} != {self._refs.of(operation.uri).resource_ref}:
@@ -191,18 +190,11 @@ def _forwarded(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [group for group in of.values() if any(record.get("upstream") for record in group)]
 
 
-def _data(data: Any) -> Any:
-    """What OpenBao says it was asked, with numbers by their value."""
-    return json.loads(json.dumps(data or {}), parse_float=Decimal, parse_int=Decimal)
-
-
 def _sent(operation: Operation) -> Any:
     """The body and the query of the upstream request, as OpenBao lists them."""
-    body = json.loads(operation.upstream.body or b"{}", parse_float=Decimal, parse_int=Decimal)
-    query = {
-        name: values[0] if len(values) == 1 else values for name, values in parse_qs(operation.upstream.query).items()
-    }
-    return {**query, **body}
+    values = parse_qs(operation.upstream.query)
+    query = {name: given[0] if len(given) == 1 else given for name, given in values.items()}
+    return {**query, **json.loads(operation.upstream.body or b"{}")}
 
 
 def _brief(requests: list[dict[str, Any]]) -> str:

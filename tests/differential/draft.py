@@ -69,6 +69,8 @@ class Grammar:
         draft = rng.choices(engines, weights=[60, 14, 16, 6, 4])[0]()
         if rng.random() < 0.2:
             draft.headers.append(rng.choice(_HARMLESS))
+        if rng.random() < 0.05:
+            draft.headers.append((b"X-Correlation-ID", b"client-%016x" % rng.getrandbits(64)))
         if rng.random() < 0.15:
             rng.shuffle(draft.headers)
         draft.chunked = rng.random() < 0.15
@@ -246,5 +248,4 @@ _HARMLESS: Final = [
     (b"Cookie", b"token=x"),
     (b"Connection", b"keep-alive"),
     (b"Connection", b"X-Vault-Namespace, X-Vault-Token"),
-    (b"X-Correlation-ID", b"a-correlation-of-ours"),
 ]

@@ -68,7 +68,8 @@ def report(seed: int, case: Case, outcome: Outcome) -> str:
     """A difference with all that it takes to see it again."""
     return "\n".join(
         (
-            f"seed {seed}, request {case.number}, tricks: {', '.join(case.tricks) or 'none'}, status {outcome.statuses}",
+            f"seed {seed}, request {case.number}, status {outcome.statuses}",
+            f"  tricks: {', '.join(case.tricks) or 'none'}",
             *(f"  {difference}" for difference in outcome.differences),
             f"  half closed: {case.half_closed}",
             f"  {case.raw!r}",

@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.differential.comparison import Comparison
-from tests.differential.desk import Desk, open_desk
+from tests.differential.desk import Desk, executed, open_desk
 from tests.differential.fuzz import report
-from tests.differential.generator import FURTHER, UNNAMED, Generator
+from tests.differential.generator import FURTHER, UNNAMED, Case, Generator
 from tests.differential.tricks import FRAMING, PARTS
+from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
 
 SEED = 20_261
 CASES = 2_000
+_READ = b"GET /v1/secret/data/app/db?version=1 HTTP/1.1\r\nHost: bao.test:8200\r\nX-Vault-Token: %b\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +37,59 @@ def desk(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[D
 def test_every_generated_request_is_refused_or_executed_exactly_as_authorised_and_recorded(desk: Desk) -> None:
     generator = Generator(SEED, desk.token)
     statuses: Counter[int] = Counter()
-    executed = refused = 0
+    carried_out = refused = 0
     reports: list[str] = []
     with closing(Comparison(desk)) as comparison:
         for number in range(CASES):
             case = generator.case(number)
             outcome = comparison.check(case)
             statuses.update(outcome.statuses)
-            executed += bool(outcome.executed)
+            carried_out += bool(outcome.executed)
             refused += not outcome.executed
             if outcome.differences:
                 reports.append(report(SEED, case, outcome))
-    print(f"{executed} executed exactly as authorised, {refused} refused; statuses {dict(sorted(statuses.items()))}")
+    print(f"{carried_out} executed exactly as authorised, {refused} refused; statuses {dict(sorted(statuses.items()))}")
     assert not reports, "\n".join(reports[:10])
-    assert executed > CASES * 0.4
+    assert carried_out > CASES * 0.4
     assert refused > CASES * 0.2
     assert desk.sidecar.verify() == 0
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "twist",
+    [
+        {"path": "secret/data/private/key"},
+        {"namespace": {"id": "x", "path": "ns2/"}},
+        {"operation": "delete"},
+        {"data": {"version": "7"}},
+    ],
+    ids=lambda twist: next(iter(twist)),
+)
+def test_an_entry_of_openbao_that_is_not_what_was_authorised_is_a_difference(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, twist: dict[str, Any]
+) -> None:
+    case = Case(0, _READ % desk.token.encode(), ())
+    with closing(Comparison(desk)) as comparison:
+        agreed = comparison.check(case)
+        monkeypatch.setattr("tests.differential.comparison.executed", lambda given: _twisted(given, twist))
+        differing = comparison.check(case)
+    assert (agreed.executed, agreed.differences) == (1, [])
+    assert len(differing.differences) == 1
+
+
+@pytest.mark.real
+def test_a_request_that_openbao_executed_past_the_sidecar_is_a_difference(desk: Desk) -> None:
+    past = SimpleNamespace(port=desk.lab.port, spool=desk.sidecar.spool)
+    case = Case(0, _READ % b"root-token-corpus", ())
+    with closing(Comparison(Desk(desk.lab, cast("SidecarProcess", past), desk.token))) as comparison:
+        outcome = comparison.check(case)
+    assert outcome.executed == 1
+    assert any("recorded []" in difference for difference in outcome.differences)
+
+
+def _twisted(entries: list[dict[str, Any]], twist: dict[str, Any]) -> list[dict[str, Any]]:
+    return [request | twist for request in executed(entries)]
 
 
 def test_the_same_seed_and_number_give_the_same_request_and_another_seed_another() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -135,14 +134,13 @@ def test_a_body_of_too_many_chunks_is_refused() -> None:
 
 
 def test_a_megabyte_byte_by_byte_takes_linear_time() -> None:
+    """Quadratic work over a megabyte would take days, and run into the test's time limit."""
     framing = ChunkedFraming()
     framing.feed(b"00100000\r\n")
-    began = time.process_time()
     for _ in range(2**20):
         framing.feed(b"a")
     framing.feed(b"\r\n0\r\n\r\n")
     assert framing.complete
-    assert time.process_time() - began < 20.0  # quadratic: days
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=5), st.binary(max_size=10))
