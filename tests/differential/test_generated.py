@@ -22,7 +22,7 @@ from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
 
 SEED = 20_261
-CASES = 2_000
+CASES = 4_000
 _READ = b"GET /v1/secret/data/app/db?version=1 HTTP/1.1\r\nHost: bao.test:8200\r\nX-Vault-Token: %b\r\n\r\n"
 
 
