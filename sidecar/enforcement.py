@@ -26,7 +26,7 @@ import structlog
 from sidecar.audit.journal import Journal
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.authenticate import Authenticator
-from sidecar.caller.identity import Unproven
+from sidecar.caller.identity import Caller, Unproven
 from sidecar.clock import Clock
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
@@ -115,13 +115,10 @@ class Enforcement:
         )
         body = await inbound.body(self._max_body_bytes) if head.has_body else b""
         if isinstance(route, LocalAnswer):
-            return await self._answer_locally(route, trail)
-        if body and not route.needs_body:
-            raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
+            return await self._answer_locally(route, caller, trail)
         operation = trail.operation = route.operation(body)
         self._guard.check(operation, caller)
         permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
-        trail.verdict = permit.verdict
         _PEP_SECONDS[permit.grant.hit].observe(time.perf_counter() - trail.started)
         return await self._execute(permit, trail)
 
@@ -227,10 +224,7 @@ class Enforcement:
         body = self._release.own(await answer.read(WHOLE_BYTES))
         return Answer(answer.status, self._headers(answer.headers, trail), body)
 
-    async def _answer_locally(self, route: LocalAnswer, trail: Trail) -> Answer:
-        caller = trail.caller
-        if caller is None:
-            raise Refused(Code.TOKEN_MISSING, "this request needs a token")
+    async def _answer_locally(self, route: LocalAnswer, caller: Caller, trail: Trail) -> Answer:
         status, body = local_answers.answer(route, caller, self._api.mounts, now=self._clock.wall())
         record = trail.record(self._refs, self._tenant_id, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
         await self._journal.append(record)
@@ -242,7 +236,7 @@ class Enforcement:
         """The one place where a refusal becomes a record and an answer."""
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
         if isinstance(refused, Denied):
-            trail.verdict = refused.verdict
+            trail.denial = refused.verdict
         elif isinstance(refused, Unproven):
             trail.caller = refused.caller
         record: Record = trail.record(self._refs, self._tenant_id, event, effect, Phase.OUTCOME, refused.code)

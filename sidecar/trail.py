@@ -37,7 +37,7 @@ class Trail:
     local: str = ""
     caller: Caller | None = None
     permit: Permit | None = None
-    verdict: Verdict | None = None
+    denial: Verdict | None = None
     forwarded: bool = False
     is_closed: bool = False
     upstream_status: int | None = None
@@ -120,9 +120,10 @@ class Trail:
             fields["workflow_run_id"] = caller.workflow_run_id or None
             fields["node_id"] = caller.node_id or None
             fields["system_id"] = caller.system_id or None
-        if self.verdict is not None:
-            fields["decision_id"] = self.verdict.decision_id or None
-            fields["policy_version"] = self.verdict.policy_version or None
+        verdict = permit.verdict if permit is not None else self.denial
+        if verdict is not None:
+            fields["decision_id"] = verdict.decision_id or None
+            fields["policy_version"] = verdict.policy_version or None
         if permit is not None:
             fields["grant"] = {
                 "hit": permit.grant.hit,

@@ -121,9 +121,5 @@ class Route(Protocol):
     def named(self) -> Named:
         """For the record of a refusal that comes before the body is read."""
 
-    @property
-    def needs_body(self) -> bool:
-        """Whether `operation` reads the body; where false, a body sent all the same is refused."""
-
     def operation(self, body: bytes) -> Operation:
-        """The operation. Raises `Refused` where the body cannot be read in exactly one way."""
+        """The operation. Raises `Refused` where the body cannot be read in exactly one way, or nothing reads it."""

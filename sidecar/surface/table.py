@@ -173,7 +173,7 @@ class Table:
 class TableRoute:
     """A request that a row names; with its body it is an `Operation`. Everything that needs no body is checked here."""
 
-    __slots__ = ("_asked", "_query", "_row", "_uri", "needs_body")
+    __slots__ = ("_asked", "_query", "_row", "_uri")
 
     def __init__(self, shape: _Shape, captures: Captures, asked: Asked) -> None:
         row = self._row = shape.row
@@ -192,7 +192,6 @@ class TableRoute:
             int(version) if version is not None else None,
             folder or not shape.names_secret,
         )
-        self.needs_body = row.body is not None
 
     @property
     def named(self) -> Named:

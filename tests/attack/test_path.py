@@ -45,8 +45,6 @@ def read(
     head = parse_head(raw, max_header_bytes=65536, max_uri_bytes=max_uri_bytes)
     route = api.route(head)
     assert not isinstance(route, LocalAnswer), "it is answered here"
-    if body and not route.needs_body:
-        raise Refused(MALFORMED, "this operation takes no body")  # as the enforcement does
     return route.operation(body)
 
 

@@ -42,11 +42,9 @@ def head_of(method: str, target: str, headers: Mapping[str, str] | None = None, 
 def ask(
     method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None, api: VaultApi = API
 ) -> Operation:
-    """The operation that a request is; a body that nothing reads is refused, as the enforcement does."""
+    """The operation that a request is; a body that nothing reads is refused."""
     route = api.route(head_of(method, target, headers, body))
     assert not isinstance(route, LocalAnswer), "it is answered locally"
-    if body and not route.needs_body:
-        raise Refused(Code.MALFORMED_REQUEST, "this operation takes no body")
     return route.operation(body)
 
 

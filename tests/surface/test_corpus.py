@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from sidecar.door.head import Head
-from sidecar.errors import Code, Refused
+from sidecar.errors import Refused
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import LocalAnswer, Operation
 from sidecar.surface.vault_api import VaultApi
@@ -44,8 +44,6 @@ def _named(read: tuple[Head, bytes] | None) -> Operation | LocalAnswer | Refused
         route = API.route(head)
         if isinstance(route, LocalAnswer):
             return route
-        if body and not route.needs_body:
-            return Refused(Code.MALFORMED_REQUEST, "refused by the enforcement")
         return route.operation(body)
     except Refused as refused:
         return refused
