@@ -35,7 +35,7 @@ from sidecar.door.server import Door
 from sidecar.door.tls import reload_certificate, server_context
 from sidecar.enforcement import Enforcement
 from sidecar.mount_source import MountSource, table_for_commands
-from sidecar.ops import metrics
+from sidecar.ops import metrics, tracing
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
@@ -125,6 +125,7 @@ class Sidecar:
             if secret is not None:
                 register_secret(secret.get_secret_value())
                 register_secret(secret.get_secret_value().strip())
+        await self._start_tracing()
         http = await stack.enter_async_context(
             aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
         )
@@ -226,6 +227,22 @@ class Sidecar:
                 _log.error("not reloaded, the old stays in force", what=what, reason=str(error))
         self._decider.drop_all()
         _log.info("reloaded")
+
+    async def _start_tracing(self) -> None:
+        ops = self._config.ops
+        if not ops.otlp_endpoint:
+            return
+        from sidecar.ops.otlp import Collector  # a second of imports and 10 MiB, for those who want it
+
+        attributes = {"deployment.environment.name": str(self._config.environment)}
+        collector = Collector(ops.otlp_endpoint, attributes)
+        tracing.install(collector.export, ops.trace_ratio)
+
+        async def stop() -> None:
+            tracing.install(None)
+            await asyncio.to_thread(collector.close)
+
+        self._stack.push_async_callback(stop)
 
     # -- operations --------------------------------------------------------------------------------------------------
     async def _start_ops(self) -> None:

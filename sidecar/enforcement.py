@@ -33,7 +33,8 @@ from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
 from sidecar.errors import Code, Dialect, Refused, error_body
-from sidecar.ops import metrics
+from sidecar.ops import metrics, tracing
+from sidecar.ops.tracing import Kind
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
 from sidecar.surface.vault_api import VaultApi
@@ -87,7 +88,10 @@ class Enforcement:
 
     async def __call__(self, inbound: Inbound) -> Answer:
         """Answers one request. Never raises for anything a caller can send."""
-        trail = Trail()
+        with Trail() as trail:
+            return await self._answer(inbound, trail)
+
+    async def _answer(self, inbound: Inbound, trail: Trail) -> Answer:
         try:
             return await self._way(inbound, trail)
         except Refused as refused:
@@ -118,8 +122,11 @@ class Enforcement:
             return await self._answer_locally(route, caller, trail)
         operation = trail.operation = route.operation(body)
         self._guard.check(operation, caller)
-        permit = trail.permit = await self._decider.permit(operation, caller, correlation_id=trail.correlation_id)
+        permit = trail.permit = await self._decider.permit(
+            operation, caller, correlation_id=trail.correlation_id, trace=trail.span.at
+        )
         _PEP_SECONDS[permit.grant.hit].observe(time.perf_counter() - trail.started)
+        trail.decided()
         return await self._execute(permit, trail)
 
     # -- execute and release ---------------------------------------------------------------------------------------
@@ -151,11 +158,13 @@ class Enforcement:
             permit.reservation.refund()  # counts only where nothing was committed
 
     async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:
-        try:
-            answer = await self._upstream.forward(permit, traceparent=trail.traceparent)
-        except UpstreamFailure as failure:
-            trail.forwarded = failure.sent
-            raise
+        with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:
+            try:
+                answer = await self._upstream.forward(permit, traceparent=str(span.at) if span.at else None)
+            except UpstreamFailure as failure:
+                trail.forwarded = failure.sent
+                raise
+            span.note(status=answer.status)
         trail.forwarded = True
         trail.upstream_status = answer.status
         trail.upstream_seconds = answer.duration_seconds
@@ -209,10 +218,12 @@ class Enforcement:
     async def _write_down(self, trail: Trail, event: Event, effect: Effect, phase: Phase, code: str = "") -> None:
         record = trail.record(self._refs, self._tenant_id, event, effect, phase, code)
         uses = trail.operation.uses if trail.operation else 1
-        if uses == 1:
-            await self._journal.append(record)
-        else:  # a batch is one record per item
-            await self._journal.append_many([record] * uses)
+        with tracing.span("sidecar.audit", trail.span.at) as span:
+            span.note(event=event, phase=phase)
+            if uses == 1:
+                await self._journal.append(record)
+            else:  # a batch is one record per item
+                await self._journal.append_many([record] * uses)
 
     # -- answers of the sidecar's own ------------------------------------------------------------------------------
     async def _answer_public(self, route: LocalAnswer, trail: Trail) -> Answer:
@@ -234,6 +245,8 @@ class Enforcement:
 
     async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
         """The one place where a refusal becomes a record and an answer."""
+        if trail.permit is None:
+            trail.decided()
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
         if isinstance(refused, Denied):
             trail.denial = refused.verdict
@@ -241,10 +254,14 @@ class Enforcement:
             trail.caller = refused.caller
         record: Record = trail.record(self._refs, self._tenant_id, event, effect, Phase.OUTCOME, refused.code)
         try:
-            await self._journal.append(record)
+            with tracing.span("sidecar.audit", trail.span.at) as span:
+                span.note(event=event, phase=Phase.OUTCOME)
+                await self._journal.append(record)
         except Refused as unwritable:
             # Nothing is released in either case; the operator must see that the journal is the trouble.
             refused = unwritable
+        trail.span.failed = refused.is_fault
+        trail.span.note(code=refused.code)
         purpose = str(trail.purpose or "none")
         metrics.DECISIONS.labels(effect, purpose).inc()
         if refused.is_fault:

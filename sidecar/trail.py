@@ -17,10 +17,11 @@ from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.identity import Caller
 from sidecar.decision.permit import Permit, Verdict
 from sidecar.door.head import Head
+from sidecar.ops import tracing
+from sidecar.ops.tracing import Span, Untraced
 from sidecar.surface.operation import Named, Operation, Purpose
 
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
-_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 @dataclass(slots=True)
@@ -29,9 +30,7 @@ class Trail:
 
     started: float = field(default_factory=time.perf_counter)
     correlation_id: str = field(default_factory=lambda: secrets.token_hex(16))
-    trace_id: str = ""
-    span_id: str = ""
-    trace_flags: str = "00"
+    span: Span | Untraced = field(default_factory=lambda: Untraced(None))
     named: Named | None = None
     operation: Operation | None = None
     local: str = ""
@@ -45,6 +44,25 @@ class Trail:
     upstream_request_id: str = ""
     kv_version: int | None = None
 
+    def __enter__(self) -> Trail:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends the request's span, with what is known by then."""
+        operation, permit = self.operation or self.named, self.permit
+        self.span.note(
+            correlation_id=self.correlation_id,
+            operation=operation.name if operation else self.local or None,
+            purpose=operation.purpose if operation else None,
+            grant_hit=permit.grant.hit if permit else None,
+        )
+        self.span.__exit__(*error)
+
+    def decided(self) -> None:
+        """The way to the decision is at its end, whichever it was: what came before it is a span of its own."""
+        with tracing.span("sidecar.pep", self.span.at) as span:
+            span.starts_with(self.span)
+
     def read_correlation(self, head: Head) -> None:
         """Takes the caller's correlation id and trace context where they are well formed, else keeps our own.
 
@@ -53,15 +71,8 @@ class Trail:
         given = head.headers.get("x-correlation-id", "")
         if _CORRELATION_ID.fullmatch(given):
             self.correlation_id = given
-        match = _TRACEPARENT.fullmatch(head.headers.get("traceparent", ""))
-        if match:
-            self.trace_id, _, self.trace_flags = match.groups()
-            self.span_id = secrets.token_hex(8)
-
-    @property
-    def traceparent(self) -> str | None:
-        """The trace context handed on to OpenBao and the PDP; none where the caller sent none."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.trace_flags}" if self.trace_id else None
+        given = head.headers.get("traceparent", "")
+        self.span = tracing.begin("sidecar.request", tracing.parse(given) if given else None)
 
     @property
     def purpose(self) -> Purpose | None:
@@ -74,6 +85,7 @@ class Trail:
     ) -> Record:
         """The audit record of what is known now, with the contract's field names."""
         operation, caller, permit = self.operation or self.named, self.caller, self.permit
+        at = self.span.at
         fields: dict[str, Any] = {
             "phase": phase,
             "effect": effect,
@@ -93,8 +105,8 @@ class Trail:
             "token_jti": None,
             "proof_jti": None,
             "correlation_id": self.correlation_id,
-            "trace_id": self.trace_id or None,
-            "span_id": self.span_id or None,
+            "trace_id": at.trace_id if at else None,
+            "span_id": at.span_id if at else None,
             "workflow_run_id": None,
             "node_id": None,
             "system_id": None,

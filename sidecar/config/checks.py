@@ -23,6 +23,7 @@ def cross_checks(config: Config) -> list[Problem]:
         _check_authorization,
         _check_replay,
         _check_audit,
+        _check_ops,
         _check_not_built,
     ):
         found += check(config)
@@ -267,6 +268,20 @@ def _check_replay(config: Config) -> list[Problem]:
     return found
 
 
+def _check_ops(config: Config) -> list[Problem]:
+    """Spans hold no secret, so that a collector of the node's may be spoken to in plain http."""
+    endpoint = config.ops.otlp_endpoint
+    if not endpoint:
+        return []
+    try:
+        parts = urlsplit(endpoint)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and not parts.query
+        _ = parts.port
+    except ValueError:
+        right = False
+    return [] if right else [Problem("ops.otlp_endpoint", "is no collector's URL", "write http(s)://host:4318")]
+
+
 def _check_audit(config: Config) -> list[Problem]:
     kafka = config.audit.kafka
     found: list[Problem] = []
@@ -314,7 +329,6 @@ def _check_not_built(config: Config) -> list[Problem]:
         ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
         ("identity.pod.enabled", config.identity.pod.enabled, "remove it"),
         ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
-        ("ops.otlp_endpoint", bool(config.ops.otlp_endpoint), "remove it"),
     ]
     found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]
     return found

@@ -253,6 +253,9 @@ class Ops(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     otlp_endpoint: str = ""
+    """An OpenTelemetry collector's base URL for OTLP over HTTP; empty: no traces."""
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the requests without a `traceparent` that begin a trace; the others follow their caller's `sampled`."""
 
 
 class Limits(_Section):

@@ -70,7 +70,7 @@ class AuthzenPdp:
         }
         try:
             async with asyncio.timeout(self._limit):
-                raw = await self._exchange(orjson.dumps(body), str(question.context.get("correlation_id", "")))
+                raw = await self._exchange(orjson.dumps(body), self._headers(question))
             return read_answer(raw, self._pointer)
         except Refused:
             raise
@@ -83,10 +83,9 @@ class AuthzenPdp:
         except (ValueError, TypeError) as error:
             raise no_answer(f"the question cannot be written as JSON: {type(error).__name__}") from error
 
-    async def _exchange(self, body: bytes, request_id: str) -> bytes:
+    async def _exchange(self, body: bytes, headers: dict[str, str]) -> bytes:
         """One answer's bytes. A kept-alive connection may have died unnoticed: asking decides nothing, so that it is
         asked again, once."""
-        headers = self._headers(request_id)
         try:
             return await self._post(body, headers)
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
@@ -112,15 +111,17 @@ class AuthzenPdp:
                 raise AnswerError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
             return raw
 
-    def _headers(self, request_id: str) -> dict[str, str]:
+    def _headers(self, question: Question) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": "openbao-sidecar",
         }
-        if request_id:
-            headers["X-Request-ID"] = request_id
+        if question.context.get("correlation_id"):
+            headers["X-Request-ID"] = str(question.context["correlation_id"])
+        if question.trace is not None:
+            headers["traceparent"] = str(question.trace)
         if self._config.token_file is not None:
             headers["Authorization"] = f"Bearer {_token(self._config.token_file)}"
         return headers

@@ -27,6 +27,7 @@ from sidecar.decision.question import question_of
 from sidecar.decision.timed_table import TimedTable
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
+from sidecar.ops.tracing import TraceParent
 from sidecar.surface.operation import Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri
 
@@ -89,7 +90,13 @@ class Decider:
         return self._access.available
 
     async def permit(
-        self, operation: Operation, caller: Caller, *, correlation_id: str, attributes: Attributes | None = None
+        self,
+        operation: Operation,
+        caller: Caller,
+        *,
+        correlation_id: str,
+        attributes: Attributes | None = None,
+        trace: TraceParent | None = None,
     ) -> Permit:
         """The permit, with the operation's uses reserved: exactly one of its reservation's `commit` and `refund` must
         follow, whatever happens.
@@ -104,7 +111,7 @@ class Decider:
         if found is not None:
             grant, reservation = found
             return _permit(operation, caller, grant, reservation, hit=True)
-        waiter = _Waiter(key, operation, caller, correlation_id, attributes, per_grant)
+        waiter = _Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace)
         self._refuse_known(waiter)
         return await self._wait(waiter)
 
@@ -268,6 +275,7 @@ class Decider:
             tenant_id=self._tenant_id,
             correlation_id=waiter.correlation_id,
             attributes=await _fetched(waiter.attributes),
+            trace=waiter.trace,
         )
         return await self._access.ask(question)
 
@@ -393,6 +401,7 @@ class _Waiter:
     correlation_id: str
     attributes: Attributes | None
     per_grant: bool
+    trace: TraceParent | None = None
     answer: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -12,7 +13,8 @@ from sidecar.clock import Clock
 from sidecar.decision.breaker import CircuitBreaker
 from sidecar.decision.permit import Denied, Pdp, Question, Verdict
 from sidecar.errors import Code, Refused
-from sidecar.ops import metrics
+from sidecar.ops import metrics, tracing
+from sidecar.ops.tracing import Kind
 
 MAX_CONCURRENT: Final = 64
 MAX_WAITING: Final = 1024
@@ -102,8 +104,10 @@ class PdpAccess:
             raise PdpOutage("the PDP was away: calls are held back", pause)
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout):
-                verdict = await self._pdp.evaluate(question)
+            with tracing.span("sidecar.pdp", question.trace, Kind.CLIENT) as span:
+                async with asyncio.timeout(self._timeout):
+                    verdict = await self._pdp.evaluate(replace(question, trace=span.at))
+                span.note(permit=verdict.permit)
         except TimeoutError:
             self._failed("no answer in time")
         except PdpOutage as outage:

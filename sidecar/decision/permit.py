@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sidecar.caller.identity import Caller
 from sidecar.errors import Code, Refused
+from sidecar.ops.tracing import TraceParent
 from sidecar.surface.operation import Operation
 
 
@@ -47,6 +48,8 @@ class Question:
     action: Mapping[str, Any]
     resource: Mapping[str, Any]
     context: Mapping[str, Any] = field(default_factory=dict)
+    trace: TraceParent | None = None
+    """Whose part asking it is; no policy sees that."""
 
 
 class Pdp(Protocol):

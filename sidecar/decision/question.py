@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sidecar.caller.identity import Caller
 from sidecar.decision.permit import Question
+from sidecar.ops.tracing import TraceParent
 from sidecar.surface.secret_uri import SecretUri
 
 _RESOURCE_PROPERTIES: Final = ("owner", "created_by", "created_at")
@@ -25,6 +26,7 @@ def question_of(
     tenant_id: str,
     correlation_id: str = "",
     attributes: Mapping[str, str] | None = None,
+    trace: TraceParent | None = None,
 ) -> Question:
     """The question whether this caller may do this. `purpose` and `operation` are names, `attributes` those fetched of
     the resource, by name."""
@@ -67,6 +69,7 @@ def question_of(
                 system_id=caller.system_id,
             ),
         },
+        trace=trace,
     )
 
 

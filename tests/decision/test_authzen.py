@@ -8,6 +8,7 @@ import json
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sidecar.decision.authzen_answer import AnswerError, JsonPointer, read_answe
 from sidecar.decision.pdp import PdpOutage
 from sidecar.decision.permit import Denied, Obligations, Verdict
 from sidecar.errors import Code, Refused
+from sidecar.ops.tracing import TraceParent
 from tests.decision.making import question
 from tests.decision.pdp_server import Exchange, PdpServer
 from tests.support.certificates import Authority
@@ -228,9 +230,19 @@ async def test_the_question_goes_out_as_authzen_says(session: aiohttp.ClientSess
     }
     assert first.headers["content-type"] == "application/json"
     assert first.headers["x-request-id"] == "c-1234567"
+    assert "traceparent" not in first.headers
     assert first.headers["authorization"] == "Bearer abc.def"
     assert second.headers["authorization"] == "Bearer rotated"
     assert server.connections == 1
+
+
+async def test_a_traced_question_carries_its_place_in_the_trace(session: aiohttp.ClientSession) -> None:
+    trace = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
+    async with PdpServer(answering(PERMIT)) as server:
+        await pdp(server, session).evaluate(replace(question(), trace=trace))
+    (asked,) = server.exchanges
+    assert asked.headers["traceparent"] == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert b"0af7651916cd43dd" not in asked.body
 
 
 @pytest.mark.parametrize("status", ["401 No", "403 No", "429 Slow", "500 Broken", "502 Bad", "503 Away", "504 Late"])
