@@ -20,7 +20,7 @@ from aiohttp import web
 
 from sidecar.audit.journal import Journal, JournalError
 from sidecar.audit.kafka import KafkaShipper
-from sidecar.audit.record import ResourceRefs
+from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.caller.identity import Caller
 from sidecar.clock import Clock, SystemClock
@@ -36,6 +36,7 @@ from sidecar.door.tls import reload_certificate, server_context
 from sidecar.enforcement import Enforcement
 from sidecar.mount_source import MountSource, table_for_commands
 from sidecar.ops import metrics, tracing
+from sidecar.ops.debug import add_debug
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
@@ -176,6 +177,7 @@ class Sidecar:
             tenant_id=config.tenant.id or "",
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
+            policy_version=self._policy_version,
         )
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
         door = Door(enforcement, config.limits)
@@ -206,6 +208,10 @@ class Sidecar:
             return self._authzen
         self._cedar = CedarPdp(authorization.cedar)
         return self._cedar
+
+    def _policy_version(self) -> str:
+        """Of the set in force; a remote PDP tells its own with each answer."""
+        return self._cedar.policy_version if self._cedar is not None else ""
 
     async def reload(self) -> None:
         """SIGHUP: policies, issuers' keys, certificates. What cannot be read leaves the old in force."""
@@ -248,6 +254,9 @@ class Sidecar:
     async def _start_ops(self) -> None:
         host, port = split_address(self._config.ops.address)
         app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
+        if self._config.ops.debug:
+            refs = resource_refs(self._config)
+            add_debug(app, lambda limit: live_grants(self._decider.snapshot(limit), refs))
         # Nobody who dawdles on this listener holds up the end of the process.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -277,7 +286,11 @@ class Sidecar:
 
         def pdp() -> Check:
             # Live grants go on without it: a pod whose PDP is away is still worth its traffic.
-            return Check(True, warning="" if self._decider.available else "the PDP does not answer")
+            # So is one whose newest policies were refused: the set in force stays.
+            warnings = ["" if self._decider.available else "the PDP does not answer"]
+            if self._cedar is not None:
+                warnings.append(self._cedar.problem)
+            return Check(True, warning="; ".join(filter(None, warnings)))
 
         def listener() -> Check:
             return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining")
@@ -292,6 +305,7 @@ class Sidecar:
         }
 
     def _refresh_gauges(self) -> None:
+        metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
         for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
             metrics.CACHE_ENTRIES.labels(cache).set(size)
 

@@ -237,6 +237,18 @@ def audit_cat(
     raise typer.Exit(cat(sources, follow=follow, out=sys.stdout))
 
 
+@audit.command("why")
+def audit_why(
+    correlation_id: Annotated[str, typer.Argument(help="From the answer: `correlation_id`, or X-Correlation-ID.")],
+    sources: Sources,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole records, one on a line.")] = False,
+) -> None:
+    """Say why a request was answered as it was: stage, code, policies, attributes, grant. Exit 0, or 1 if not found."""
+    from sidecar.audit.why import why
+
+    raise typer.Exit(why(correlation_id, sources, sys.stdout, as_json=as_json))
+
+
 @audit.command("ref")
 def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config: ConfigFile) -> None:
     """Print how the audit names a secret: its `resource_ref`, so that its records can be found."""

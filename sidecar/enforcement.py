@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import orjson
@@ -38,7 +38,7 @@ from sidecar.ops.tracing import Kind
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
 from sidecar.surface.vault_api import VaultApi
-from sidecar.trail import Trail
+from sidecar.trail import Stage, Trail
 from sidecar.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailure
 from sidecar.upstream.release import Release
 
@@ -73,6 +73,7 @@ class Enforcement:
         tenant_id: str,
         max_body_bytes: int,
         clock: Clock,
+        policy_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._api = api
         self._authenticator = authenticator
@@ -85,10 +86,11 @@ class Enforcement:
         self._tenant_id = tenant_id
         self._max_body_bytes = max_body_bytes
         self._clock = clock
+        self._policy_version = policy_version
 
     async def __call__(self, inbound: Inbound) -> Answer:
         """Answers one request. Never raises for anything a caller can send."""
-        with Trail() as trail:
+        with Trail(in_force=self._policy_version()) as trail:
             return await self._answer(inbound, trail)
 
     async def _answer(self, inbound: Inbound, trail: Trail) -> Answer:
@@ -107,6 +109,7 @@ class Enforcement:
         head = inbound.head()
         trail.read_correlation(head)
         self._authenticator.check_origin(head)
+        trail.stage = Stage.SURFACE
         route = self._api.route(head)
         if isinstance(route, LocalAnswer):
             trail.local = f"local.{route.kind}"
@@ -114,19 +117,24 @@ class Enforcement:
                 return await self._answer_public(route, trail)
         else:
             trail.named = route.named
+        trail.stage = Stage.CALLER
         caller = trail.caller = await self._authenticator.authenticate(
             head, inbound.peer, spend=not isinstance(route, LocalAnswer)
         )
+        trail.stage = Stage.SURFACE
         body = await inbound.body(self._max_body_bytes) if head.has_body else b""
         if isinstance(route, LocalAnswer):
             return await self._answer_locally(route, caller, trail)
         operation = trail.operation = route.operation(body)
+        trail.stage = Stage.GUARD
         self._guard.check(operation, caller)
+        trail.stage = Stage.DECISION
         permit = trail.permit = await self._decider.permit(
             operation, caller, correlation_id=trail.correlation_id, trace=trail.span.at
         )
         _PEP_SECONDS[permit.grant.hit].observe(time.perf_counter() - trail.started)
         trail.decided()
+        trail.stage = Stage.UPSTREAM
         return await self._execute(permit, trail)
 
     # -- execute and release ---------------------------------------------------------------------------------------
@@ -174,6 +182,7 @@ class Enforcement:
         return answer
 
     async def _let_through(self, permit: Permit, answer: UpstreamAnswer, trail: Trail) -> Answer:
+        trail.stage = Stage.RELEASE
         operation = permit.operation
         length = answer.content_length
         whole = not operation.streams or permit.verdict.obligations.release is not None or answer.status >= 400
@@ -248,6 +257,11 @@ class Enforcement:
         if trail.permit is None:
             trail.decided()
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
+        if refused.code is Code.AUDIT_UNAVAILABLE:
+            trail.stage = Stage.AUDIT
+        elif trail.stage is Stage.DECISION and trail.operation is not None and trail.caller is not None:
+            remembered = isinstance(refused, Denied) and refused.remembered
+            trail.grant_state = "denied" if remembered else self._decider.grant_state(trail.operation, trail.caller)
         if isinstance(refused, Denied):
             trail.denial = refused.verdict
         elif isinstance(refused, Unproven):
@@ -274,8 +288,11 @@ class Enforcement:
             "refused",
             code=refused.code,
             status=refused.status,
+            stage=trail.stage,
             purpose=purpose,
             detail=refused.detail,
+            policies=trail.denial.policies if trail.denial else (),
+            grant_state=trail.grant_state,
             correlation_id=trail.correlation_id,
         )
         body = error_body(refused.code, refused.message, trail.correlation_id, Dialect.of(inbound.target))

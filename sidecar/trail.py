@@ -11,6 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final
 
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
@@ -21,22 +22,40 @@ from sidecar.ops import tracing
 from sidecar.ops.tracing import Span, Untraced
 from sidecar.surface.operation import Named, Operation, Purpose
 
+
+class Stage(StrEnum):
+    """Where on its way a request was refused; the stages of `sidecar/enforcement.py`."""
+
+    DOOR = "door"
+    SURFACE = "surface"
+    CALLER = "caller"
+    GUARD = "guard"
+    DECISION = "decision"
+    AUDIT = "audit"
+    UPSTREAM = "upstream"
+    RELEASE = "release"
+
+
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
 
 @dataclass(slots=True)
 class Trail:
-    """Notes on one request. `started` is `time.perf_counter()` seconds."""
+    """Notes on one request. `started` is `time.perf_counter()` seconds, `stage` where it is now, `in_force` the version
+    of the policies in force when it came, `grant_state` how the caller stood with what was refused."""
 
     started: float = field(default_factory=time.perf_counter)
     correlation_id: str = field(default_factory=lambda: secrets.token_hex(16))
     span: Span | Untraced = field(default_factory=lambda: Untraced(None))
+    stage: Stage = Stage.DOOR
+    in_force: str = ""
     named: Named | None = None
     operation: Operation | None = None
     local: str = ""
     caller: Caller | None = None
     permit: Permit | None = None
     denial: Verdict | None = None
+    grant_state: str = ""
     forwarded: bool = False
     is_closed: bool = False
     upstream_status: int | None = None
@@ -99,7 +118,7 @@ class Trail:
             "ref_key_id": refs.key_id,
             "resource_arn": None,
             "decision_id": None,
-            "policy_version": None,
+            "policy_version": self.in_force or None,
             "grant": None,
             "binding": None,
             "token_jti": None,
@@ -113,6 +132,10 @@ class Trail:
             "upstream": None,
             "kv_version": self.kv_version,
             "lease_ref": None,
+            "stage": None if effect is Effect.PERMIT or phase is Phase.INTENT else self.stage,
+            "policies": None,
+            "attributes_used": None,
+            "grant_state": self.grant_state or None,
         }
         if operation is not None:
             ref = refs.of(operation.uri)
@@ -136,6 +159,8 @@ class Trail:
         if verdict is not None:
             fields["decision_id"] = verdict.decision_id or None
             fields["policy_version"] = verdict.policy_version or None
+            fields["policies"] = verdict.policies or None
+            fields["attributes_used"] = verdict.attributes or None
         if permit is not None:
             fields["grant"] = {
                 "hit": permit.grant.hit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -116,3 +116,14 @@ class ResourceRefs:
             remembered = ResourceRef(ref, parent, self.key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")
             self._remembered[uri] = remembered
         return remembered
+
+
+def live_grants(snapshot: Iterable[Mapping[str, Any]], refs: ResourceRefs) -> list[dict[str, Any]]:
+    """The decider's live grants as an operator may see them: each secret by its reference, never by its path."""
+    shown = []
+    for grant in snapshot:
+        ref = refs.of(grant["uri"])
+        others = {name: value for name, value in grant.items() if name not in ("uri", "binding")}
+        others |= {"binding": grant["binding"].kind, "resource_ref": ref.resource_ref, "parent_ref": ref.parent_ref}
+        shown.append(others)
+    return shown

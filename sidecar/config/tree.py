@@ -256,6 +256,8 @@ class Ops(_Section):
     """An OpenTelemetry collector's base URL for OTLP over HTTP; empty: no traces."""
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the requests without a `traceparent` that begin a trace; the others follow their caller's `sampled`."""
+    debug: bool = True
+    """`/debug/grants`, for callers on loopback only, whatever `address` is."""
 
 
 class Limits(_Section):

@@ -148,6 +148,18 @@ class Decider:
         """Entries of each bounded table, by the name of its metric's label."""
         return {"grants": len(self._grants), "token_marks": len(self._marks), "denials": len(self._denials)}
 
+    def grant_state(self, operation: Operation, caller: Caller) -> str:
+        """How a caller that was refused stands: `live` (with too few uses left), `spent`, `expired`, `other_binding`,
+        or `none`: it has no grant for this."""
+        key = grant_key(operation, caller, self._tenant_id)
+        claim = (caller.issuer, caller.subject, operation.purpose, operation.uri)
+        if self._grants.under_other_bindings(claim, caller.binding):
+            return "other_binding"
+        mark = self._marks.peek((caller.issuer, caller.token_jti, operation.purpose, operation.uri))
+        if mark is not None and self._grants.find(key) is None:
+            return "spent" if mark.left == 0 else "expired"
+        return self._grants.state(key)
+
     def snapshot(self, limit: int = 1000) -> list[Mapping[str, Any]]:
         """The live grants, at most `limit`. `uri` is for making a `resource_ref` of it, not for showing."""
         now = self._clock.elapsed()
@@ -172,6 +184,7 @@ class Decider:
                     "expires_in_seconds": round(grant.expires - now, 3),
                     "decision_id": grant.verdict.decision_id,
                     "policy_version": grant.verdict.policy_version,
+                    "policies": grant.verdict.policies,
                 }
             )
         return shown
@@ -201,7 +214,10 @@ class Decider:
         denial = self._denials.get(waiter.key, self._clock.elapsed())
         if denial is not None:
             metrics.NEGATIVE_HITS.inc()
-            raise again(denial)
+            refusal = again(denial)
+            if isinstance(refusal, Denied):
+                refusal.remembered = True
+            raise refusal
 
     def _check_binding(self, waiter: _Waiter) -> None:
         """A live grant under another binding belongs to somebody who showed another key: whoever comes with this one

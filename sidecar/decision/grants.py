@@ -181,6 +181,14 @@ class GrantTable:
         """The live grant of a key, used up or not."""
         return self._live.get(key, self._clock.elapsed())
 
+    def state(self, key: GrantKey) -> str:
+        """`live`, `spent`, `expired` or `none`, for the record of a refusal."""
+        now = self._clock.elapsed()
+        grant = self._live.peek(key)
+        if grant is not None:
+            return "live" if grant.expires > now else "expired"
+        return "spent" if self._spent.get(key, now) else "none"
+
     def add(self, grant: Grant) -> bool:
         """Stores a grant in place of its key's former one. False where there is no room: it is then good for those
         who hold it, and for nobody after."""

@@ -30,7 +30,8 @@ class Obligations:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The PDP's answer. `policies` are the determining policies' ids, for the record and `sidecar explain`."""
+    """The PDP's answer. For the record and `sidecar explain`: `policies` are the determining policies' ids,
+    `attributes` the names (never the values) of what they looked at, such as `resource.owner`."""
 
     permit: bool
     obligations: Obligations = Obligations()
@@ -38,6 +39,7 @@ class Verdict:
     policy_version: str = ""
     policies: tuple[str, ...] = ()
     reason: str = ""
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,15 @@ class Pdp(Protocol):
 
 
 class Denied(Refused):
-    """A refusal that a PDP's answer led to. `verdict` is that answer, for the record and `sidecar explain`."""
+    """A refusal that a PDP's answer led to. `verdict` is that answer, for the record and `sidecar explain`;
+    `remembered` where it comes from the negative cache."""
 
     def __init__(
         self, code: Code, message: str, *, verdict: Verdict, headers: Mapping[str, str] | None = None, detail: str = ""
     ) -> None:
         super().__init__(code, message, headers=headers, detail=detail)
         self.verdict = verdict
+        self.remembered = False
 
 
 class Reservation(Protocol):

@@ -37,6 +37,12 @@ PEP_SECONDS: Final = Histogram(
 )
 PDP_SECONDS: Final = Histogram("sidecar_pdp_seconds", "Time of one PDP call", buckets=_FAST, registry=REGISTRY)
 PDP_ERRORS: Final = Counter("sidecar_pdp_errors", "PDP calls without a trustworthy answer", registry=REGISTRY)
+POLICY_LOADS: Final = Counter(
+    "sidecar_policy_loads", "Readings of the policy folder: taken, or refused", ["result"], registry=REGISTRY
+)
+POLICIES_REFUSED: Final = Gauge(
+    "sidecar_policies_refused", "1 while the folder's newest state is not the set in force", registry=REGISTRY
+)
 UPSTREAM_SECONDS: Final = Histogram(
     "sidecar_upstream_seconds", "Time to OpenBao's head", ["operation"], buckets=_SLOW, registry=REGISTRY
 )

@@ -7,8 +7,10 @@ a `forbid`; here such an error denies.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -19,13 +21,19 @@ from sidecar.config.tree import Cedar
 from sidecar.decision import obligations
 from sidecar.decision.cedar import source
 from sidecar.decision.cedar.entities import ACTION, SECRET, WORKLOAD, NotCedarError, cedar_value
-from sidecar.decision.cedar.policy_set import Chunk, LoadedSet, load
+from sidecar.decision.cedar.policy_set import Chunk, LoadedSet, Policy, load
 from sidecar.decision.cedar.problem import PolicyError
 from sidecar.decision.permit import Denied, Obligations, Question, Verdict
 from sidecar.errors import Code
+from sidecar.ops import metrics
 
 WATCH_SECONDS: Final = 2.0
 
+_NAMED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+"""What Cedar quotes in an error: ids of entities, which are secrets' URIs and callers' subjects, and values."""
+
+_TAKEN: Final = metrics.POLICY_LOADS.labels("taken")
+_REFUSED: Final = metrics.POLICY_LOADS.labels("refused")
 _log = structlog.get_logger(__name__)
 
 
@@ -42,6 +50,8 @@ class CedarPdp:
         self.on_change = on_change
         self._set = load(source.read(config))
         self._refused: source.Fingerprint | None = None
+        self.problem = ""
+        """Why the folder's newest state is not in force; empty where it is."""
         self._reloading = asyncio.Lock()
 
     @property
@@ -65,9 +75,8 @@ class CedarPdp:
             request, entities = _request(question, loaded)
         except (NotCedarError, ValueError, TypeError) as error:
             return _deny(loaded, decision_id, f"the request cannot be put before policies: {error}")
-        permits: list[str] = []
-        forbids: list[str] = []
-        terms: list[Obligations] = []
+        permits: list[Policy] = []
+        forbids: list[Policy] = []
         for index, chunk in enumerate(loaded.chunks):
             if index:
                 await asyncio.sleep(0)
@@ -78,21 +87,20 @@ class CedarPdp:
                 return _deny(loaded, decision_id, problem)
             determining = [chunk.policies[name] for name in result.diagnostics.reasons]
             if result.allowed:
-                permits += [policy.name for policy in determining]
-                terms += [policy.obligations for policy in determining]
+                permits += determining
             elif determining:
-                forbids += [policy.name for policy in determining]
+                forbids += determining
                 break
         if forbids or not permits:
-            return _deny(loaded, decision_id, "forbidden" if forbids else "no policy permits", tuple(forbids))
-        verdict = Verdict(True, Obligations(), decision_id, loaded.version, tuple(permits))
+            return _deny(loaded, decision_id, "forbidden" if forbids else "no policy permits", forbids)
+        verdict = _verdict(loaded, decision_id, permits, permit=True)
         try:
-            strictest = obligations.strictest(terms)
+            strictest = obligations.strictest(policy.obligations for policy in permits)
         except obligations.ObligationError as error:
             raise Denied(
                 Code.OBLIGATION_UNMET, "The permit's obligations cannot be met.", verdict=verdict, detail=str(error)
             ) from error
-        return Verdict(True, strictest, decision_id, loaded.version, tuple(permits))
+        return dataclasses.replace(verdict, obligations=strictest)
 
     async def reload(self) -> bool:
         """Reads the folder again and puts the set in force at once, if it is another; whether it is.
@@ -101,7 +109,14 @@ class CedarPdp:
             PolicyError: the set in force stays.
         """
         async with self._reloading:
-            loaded = await asyncio.to_thread(_load, self._config)
+            try:
+                loaded = await asyncio.to_thread(_load, self._config)
+            except PolicyError as error:
+                _REFUSED.inc()
+                self.problem = f"policies refused, the set in force stays: {error}"[:1000]
+                raise
+            _TAKEN.inc()
+            self.problem = ""
             changed = loaded.version != self._set.version
             self._set = loaded
             if changed and self.on_change is not None:
@@ -121,10 +136,17 @@ class CedarPdp:
             await asyncio.sleep(interval_seconds)
             try:
                 seen = await asyncio.to_thread(source.fingerprint, self._config)
-            except (OSError, PolicyError):
-                continue  # in the middle of an exchange, or gone: the set in force stays
+            except (OSError, PolicyError) as error:
+                # In the middle of an exchange, or gone: the set in force stays.
+                if last is None:
+                    self.problem = f"policies cannot be read, the set in force stays: {error}"
+                last = None
+                continue
             settled, last = seen == last, seen
-            if not settled or seen in (self._set.fingerprint, self._refused):
+            if not settled or seen == self._refused:
+                continue
+            if seen == self._set.fingerprint:
+                self.problem, self._refused = "", None  # what was refused was taken back
                 continue
             try:
                 await self.reload()
@@ -133,7 +155,8 @@ class CedarPdp:
                 _log.error("policies refused, the set in force stays", problems=list(error.problems))
             except Exception:  # noqa: BLE001 - a watch that dies unseen would leave old policies in force for ever
                 self._refused = seen
-                _log.exception("internal fault while reading policies, the set in force stays")
+                self.problem = "internal fault while reading policies, the set in force stays"
+                _log.exception(self.problem)
 
 
 def _load(config: Cedar) -> LoadedSet:
@@ -158,7 +181,7 @@ def _problem(result: AuthzResult, chunk: Chunk) -> str:
         text = str(errors[0])
         for name, policy in chunk.policies.items():
             text = text.replace(f"`{name}`", f"`{policy.name}` ({policy.place})")
-        return text[:1000]
+        return _NAMED.sub('"…"', text)[:1000]
     if result.decision not in (Decision.Allow, Decision.Deny):
         return "no decision"
     if result.allowed and not result.diagnostics.reasons:
@@ -166,5 +189,14 @@ def _problem(result: AuthzResult, chunk: Chunk) -> str:
     return ""
 
 
-def _deny(loaded: LoadedSet, decision_id: str, reason: str, policies: tuple[str, ...] = ()) -> Verdict:
-    return Verdict(False, Obligations(), decision_id, loaded.version, policies, reason)
+def _deny(loaded: LoadedSet, decision_id: str, reason: str, policies: Iterable[Policy] = ()) -> Verdict:
+    return _verdict(loaded, decision_id, policies, permit=False, reason=reason)
+
+
+def _verdict(
+    loaded: LoadedSet, decision_id: str, policies: Iterable[Policy], *, permit: bool, reason: str = ""
+) -> Verdict:
+    determining = tuple(policies)
+    read = tuple(dict.fromkeys(name for policy in determining for name in policy.attributes))
+    names = tuple(policy.name for policy in determining)
+    return Verdict(permit, Obligations(), decision_id, loaded.version, names, reason, read)

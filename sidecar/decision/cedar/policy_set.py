@@ -15,6 +15,7 @@ from typing import Any, Final
 from cedarpy import PolicySet, Schema, policies_to_json_str, validate_policies
 
 from sidecar.decision import obligations
+from sidecar.decision.cedar.attributes import attributes
 from sidecar.decision.cedar.entities import EntityBase, Uid
 from sidecar.decision.cedar.lint import lint, literals
 from sidecar.decision.cedar.problem import PolicyError
@@ -40,13 +41,14 @@ _ABOUT_OWN_TYPES: Final = ("unrecognized entity type", "unable to find an applic
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy. `place` is `file:line`."""
+    """One policy. `place` is `file:line`, `attributes` the names of what its conditions read."""
 
     name: str
     place: str
     permits: bool
     obligations: Obligations
     text: str
+    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class _Reader:
         except obligations.ObligationError as error:
             self.errors.append(f"{place}: {error}")
             return
-        self.policies.append(Policy(name, place, permits, read, text))
+        self.policies.append(Policy(name, place, permits, read, text, attributes(policy)))
 
     def _name(self, place: str, annotations: Mapping[str, str | None]) -> str:
         """The policy's `@id`, or its place."""
