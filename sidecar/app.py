@@ -159,7 +159,8 @@ class Sidecar:
         authenticator = self._authenticator = Authenticator(config, clock, http)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
-        self._decider = Decider(config, self._build_pdp(http), clock)
+        # They go the audit's way to Kafka. Without Kafka nobody publishes them, and a permit with one is a deny.
+        self._decider = Decider(config, self._build_pdp(http), clock, publishes_notifications=with_kafka)
         stack.push_async_callback(self._decider.close)
         if self._cedar is not None:
             self._cedar.on_change = self._decider.drop_all

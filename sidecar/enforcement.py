@@ -231,8 +231,9 @@ class Enforcement:
             span.note(event=event, phase=phase)
             if uses == 1:
                 await self._journal.append(record)
-            else:  # a batch is one record per item
-                await self._journal.append_many([record] * uses)
+            else:  # a batch is one record per item, and one decision
+                further = trail.record(self._refs, self._tenant_id, event, effect, phase, code)
+                await self._journal.append_many([record, *[further] * (uses - 1)])
 
     # -- answers of the sidecar's own ------------------------------------------------------------------------------
     async def _answer_public(self, route: LocalAnswer, trail: Trail) -> Answer:

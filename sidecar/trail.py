@@ -58,6 +58,7 @@ class Trail:
     grant_state: str = ""
     forwarded: bool = False
     is_closed: bool = False
+    is_notified: bool = False
     upstream_status: int | None = None
     upstream_seconds: float | None = None
     upstream_request_id: str = ""
@@ -161,6 +162,11 @@ class Trail:
             fields["policy_version"] = verdict.policy_version or None
             fields["policies"] = verdict.policies or None
             fields["attributes_used"] = verdict.attributes or None
+            if verdict.obligations.notifications and not self.is_notified:
+                # With the first record that tells of the decision, an intent where there is one: nothing is forwarded
+                # or released before it is durable, and from there it goes to its topic.
+                self.is_notified = True
+                fields["notifications"] = verdict.obligations.notifications
         if permit is not None:
             fields["grant"] = {
                 "hit": permit.grant.hit,

@@ -101,6 +101,7 @@ class _Message(NamedTuple):
     value: bytes
     headers: list[tuple[str, bytes]]
     mutation: bool
+    notifies: bool
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class _Outgoing:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Records read and not yet acknowledged by both topics."""
+    """Records read and not yet acknowledged by all their topics."""
 
     last: _Message
     oldest: float
@@ -132,7 +133,8 @@ class KafkaShipper:
         self._config = config
         self._journal = journal
         self._clock = clock
-        self._topics = (f"{config.topic_prefix}.secrets.audit", f"{config.topic_prefix}.secrets")
+        prefix = f"{config.topic_prefix}.secrets"
+        self._topics = (f"{prefix}.audit", prefix, f"{prefix}.notifications")
         self._key = journal.instance.encode()
         self._acknowledged = Position(journal.instance, 0, "")
         self._persisted = 0
@@ -278,11 +280,14 @@ class KafkaShipper:
                 size += len(message.value)
         if not messages:
             return None
-        audit, mutations = self._topics
+        audit, mutations, notifications = self._topics
         outgoing = [_Outgoing(audit, messages)]
         changing = [message for message in messages if message.mutation]
+        notifying = [message for message in messages if message.notifies]
         if changing:
             outgoing.append(_Outgoing(mutations, changing))
+        if notifying:
+            outgoing.append(_Outgoing(notifications, notifying))
         return _Chunk(messages[-1], messages[0].millis / 1000, outgoing)
 
     def _read_lines(self) -> list[Line]:
@@ -307,7 +312,7 @@ class KafkaShipper:
         if seq != self._read_seq + 1:
             self._say_missing(f"records {self._read_seq + 1} to {seq - 1} are not in the spool")
         self._read_seq = seq
-        return _Message(seq, millis, line.record, headers, tells_of_mutation(fields))
+        return _Message(seq, millis, line.record, headers, tells_of_mutation(fields), bool(fields.get("notifications")))
 
     def _millis(self, ts: str) -> int:
         """Milliseconds since the epoch of a record's time. The second is remembered: neighbours share it."""

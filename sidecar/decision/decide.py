@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
@@ -18,12 +18,11 @@ import structlog
 from sidecar.caller.identity import BindingKind, Caller
 from sidecar.clock import Clock
 from sidecar.config import Config
-from sidecar.decision.challenge import challenge
 from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, grant_key
-from sidecar.decision.obligations import unmeetable
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
 from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Verdict
 from sidecar.decision.question import question_of
+from sidecar.decision.terms import Terms, obligation_unmet
 from sidecar.decision.timed_table import TimedTable
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
@@ -72,11 +71,10 @@ class Decider:
             authorization.authzen.timeout_ms / 1000 if remote else EMBEDDED_TIMEOUT_SECONDS,
         )
         self._clock = clock
-        self._terms = config.grants
+        self._terms = Terms(config, publishes_notifications=publishes_notifications)
+        self._limits = config.grants
         self._replay = config.anti_replay
-        self._algorithms = config.identity.proof_algorithms
         self._tenant_id = config.tenant.id or ""
-        self._publishes_notifications = publishes_notifications
         self._random = random.SystemRandom()
         entries = config.grants.max_entries
         self._grants = GrantTable(entries, clock)
@@ -222,7 +220,7 @@ class Decider:
     def _check_binding(self, waiter: _Waiter) -> None:
         """A live grant under another binding belongs to somebody who showed another key: whoever comes with this one
         may be its thief. A token issued after that grant opened says that the application began anew."""
-        if self._terms.on_binding_change != "deny":
+        if self._limits.on_binding_change != "deny":
             return
         others = self._grants.under_other_bindings(waiter.claim, waiter.caller.binding)
         issued_at = waiter.caller.issued_at
@@ -304,19 +302,20 @@ class Decider:
 
     def _remember(self, flight: _Flight, refused: Refused) -> None:
         """The jitter keeps callers who were denied together from coming back together."""
-        ttl = self._terms.negative_ttl_seconds
+        ttl = self._limits.negative_ttl_seconds
         if refused.code not in _NEGATIVE or not ttl or not flight.waiters:
             return
+        remembered = _said_once(refused) if isinstance(refused, Denied) else refused
         now = self._clock.elapsed()
         expires = now + ttl * self._random.uniform(0.5, 1.0)
-        self._denials.put(flight.waiters[0].key, refused, expires, flight.owner, now)
+        self._denials.put(flight.waiters[0].key, remembered, expires, flight.owner, now)
 
     # -- serving ---------------------------------------------------------------------------------------------------
     def _serve(self, flight: _Flight, verdict: Verdict, answered: float) -> None:
         """Hands the new grant's uses to those who wait, in the order they came. For whom they do not suffice, the PDP
         is asked again, unless the token may open no second grant. Runs without a pause."""
         first = flight.waiters[0]
-        refused = self._refusal(verdict, first.operation, first.caller)
+        refused = self._terms.refusal(verdict, first.operation, first.caller, self._clock.wall())
         if refused is not None:
             self._refuse_all(flight, refused)
             return
@@ -339,27 +338,6 @@ class Decider:
                 waiter.answer.set_exception(refusal)
         flight.waiters = deque(waiter for waiter in flight.waiters if not waiter.answer.done())
 
-    def _refusal(self, verdict: Verdict, operation: Operation, caller: Caller) -> Refused | None:
-        """What the verdict refuses, for everyone with the same key."""
-        obligations = verdict.obligations
-        wanted = obligations.step_up_acr_values
-        if wanted and caller.acr not in wanted and not set(wanted).intersection(caller.amr):
-            return Denied(
-                Code.STEP_UP_REQUIRED,
-                "A stronger authentication is needed.",
-                verdict=verdict,
-                headers=challenge(
-                    caller, self._algorithms, "insufficient_user_authentication", acr_values=" ".join(wanted)
-                ),
-                detail=verdict.reason,
-            )
-        if not verdict.permit:
-            return Denied(Code.POLICY_DENIED, "Policy does not permit this.", verdict=verdict, detail=verdict.reason)
-        unmet = unmeetable(obligations, operation, publishes_notifications=self._publishes_notifications)
-        if not unmet and caller.subject in obligations.terminate_sessions:
-            unmet = "`session_termination` of the caller that is permitted"
-        return obligation_unmet(verdict, unmet) if unmet else None
-
     def _end_sessions(self, verdict: Verdict) -> None:
         """A subject is ended under every issuer: the obligation names none."""
         ended = set(verdict.obligations.terminate_sessions)
@@ -377,10 +355,9 @@ class Decider:
         Its life counts from the PDP's answer, and ends with the token's. What was checked before the PDP was asked is
         checked again: others may have opened a grant meanwhile.
         """
-        caller, obligations, terms = waiter.caller, verdict.obligations, self._terms
+        caller, obligations = waiter.caller, verdict.obligations
         now, wall = self._clock.elapsed(), self._clock.wall()
-        ttl = min(obligations.ttl_seconds or terms.default_ttl_seconds, terms.max_ttl_seconds)
-        expires = min(answered + ttl, now + caller.expires_at - wall)
+        expires = self._terms.expires(obligations, caller, answered=answered, now=now, wall=wall)
         if wall >= caller.expires_at:
             raise Refused(Code.TOKEN_EXPIRED, "The access token has expired.")
         if expires <= now:
@@ -393,7 +370,7 @@ class Decider:
             waiter.operation,
             caller,
             verdict,
-            max_uses=obligations.max_uses or terms.default_max_uses,
+            max_uses=self._terms.max_uses(obligations),
             expires=expires,
             expires_at=wall + expires - now,
             opened_at=wall,
@@ -445,14 +422,19 @@ class _Flight:
         return self.waiters[0] if self.waiters else None
 
 
-def obligation_unmet(verdict: Verdict, reason: str) -> Denied:
-    """A permit whose obligations cannot be met is a deny."""
-    return Denied(Code.OBLIGATION_UNMET, "The permit's obligations cannot be met.", verdict=verdict, detail=reason)
+def _said_once(refused: Denied) -> Denied:
+    """A denial as it is repeated: its notifications were for the answer itself. Who asks again and again would have
+    them published again and again."""
+    if not refused.verdict.obligations.notifications:
+        return refused
+    obligations = replace(refused.verdict.obligations, notifications=())
+    verdict = replace(refused.verdict, obligations=obligations)
+    return Denied(refused.code, refused.message, verdict=verdict, headers=refused.headers, detail=refused.detail)
 
 
 def _too_many_uses(operation: Operation, grant: Grant) -> Denied:
     detail = f"{operation.uses} uses at once, where a grant has {grant.max_uses}"
-    return obligation_unmet(grant.verdict, detail)
+    return _said_once(obligation_unmet(grant.verdict, detail))
 
 
 def _permit(operation: Operation, caller: Caller, grant: Grant, reservation: UseReservation, *, hit: bool) -> Permit:

@@ -23,8 +23,9 @@ MAX_OBLIGATIONS: Final = 64
 MAX_NAMES: Final = 256
 MAX_TEXT_CHARS: Final = 1024
 MAX_NOTIFICATION_BYTES: Final = 16 * 1024
+"""Of all notifications of one answer together: they stand in the audit record of each use."""
 
-ANNOTATIONS: Final = frozenset({"ttl_seconds", "max_uses", "release", "step_up"})
+ANNOTATIONS: Final = frozenset({"ttl_seconds", "max_uses", "release", "step_up", "step_up_max_age"})
 """Annotations of a Cedar policy that are obligations."""
 
 _RELEASABLE: Final = frozenset({"kv1.read", "kv2.read", "kv2.subkeys"})
@@ -70,17 +71,20 @@ def from_annotations(annotations: Mapping[str, str | None]) -> Obligations:
         max_uses=_decimal(annotations, "max_uses"),
         release=None if release is None else frozenset(_names([name.strip() for name in release.split(",")])),
         step_up_acr_values=() if step_up is None else _acr_values(step_up.split()),
+        step_up_max_age_seconds=_decimal(annotations, "step_up_max_age"),
     )
 
 
 def strictest(several: Iterable[Obligations]) -> Obligations:
-    """All of several obligations at once: the shortest ttl, the fewest uses, the keys and `acr` values in all of them.
+    """All of several obligations at once: the shortest ttl, the fewest uses, the keys and `acr` values in all of them,
+    the shortest time since the caller's own authentication, every notification and every session to end.
 
     Raises:
-        ObligationError: where no key or no `acr` value is in all of them.
+        ObligationError: where no key or no `acr` value is in all of them, or the notifications are too large.
     """
     ttls: list[int] = []
     uses: list[int] = []
+    ages: list[int] = []
     release: frozenset[str] | None = None
     acr_values: tuple[str, ...] = ()
     notifications: list[Mapping[str, Any]] = []
@@ -99,10 +103,20 @@ def strictest(several: Iterable[Obligations]) -> Obligations:
             acr_values = tuple(value for value in acr_values if value in wanted) if acr_values else wanted
             if not acr_values:
                 raise ObligationError("no acr value satisfies every `step-up`")
+        if one.step_up_max_age_seconds is not None:
+            ages.append(one.step_up_max_age_seconds)
         notifications += one.notifications
         subjects.update(dict.fromkeys(one.terminate_sessions))
+    if sum(len(orjson.dumps(notification)) for notification in notifications) > MAX_NOTIFICATION_BYTES:
+        raise ObligationError("the notifications are too large")
     return Obligations(
-        min(ttls, default=None), min(uses, default=None), release, acr_values, tuple(notifications), tuple(subjects)
+        ttl_seconds=min(ttls, default=None),
+        max_uses=min(uses, default=None),
+        release=release,
+        step_up_acr_values=acr_values,
+        step_up_max_age_seconds=min(ages, default=None),
+        notifications=tuple(notifications),
+        terminate_sessions=tuple(subjects),
     )
 
 
@@ -152,20 +166,25 @@ def _release(members: Mapping[str, object]) -> Obligations:
 
 
 def _step_up(members: Mapping[str, object]) -> Obligations:
-    """`acr_values` as a list, or as RFC 9470 writes it: one text with spaces."""
-    _only(members, "acr_values")
-    values = members.get("acr_values")
-    return Obligations(step_up_acr_values=_acr_values(values.split(" ") if type(values) is str else values))
+    """`acr_values` as a list, or as RFC 9470 writes it: one text with spaces; `max_age` in seconds; at least one."""
+    _only(members, "acr_values", "max_age")
+    if not members:
+        raise ObligationError("a step-up that asks for nothing")
+    acr_values: tuple[str, ...] = ()
+    if "acr_values" in members:
+        values = members["acr_values"]
+        acr_values = _acr_values(values.split(" ") if type(values) is str else values)
+    return Obligations(step_up_acr_values=acr_values, step_up_max_age_seconds=_integer(members, "max_age"))
 
 
 def _notification(members: Mapping[str, object]) -> Obligations:
     """Its members are the PDP's own: they are published as they stand."""
     try:
-        encoded = orjson.dumps(members)
+        orjson.dumps(members)
     except (TypeError, ValueError) as error:
         raise ObligationError("a notification that is not JSON") from error
-    if not members or len(encoded) > MAX_NOTIFICATION_BYTES:
-        raise ObligationError("a notification that is empty or too large")
+    if not members:
+        raise ObligationError("an empty notification")
     return Obligations(notifications=(members,))
 
 

@@ -16,14 +16,16 @@ from sidecar.surface.operation import Operation
 class Obligations:
     """What the PDP asked for, parsed. None: not given, the configured default applies.
 
-    `release` is the set of KV keys that may leave (several intersect); `notifications` are published to Kafka;
-    `terminate_sessions` names subjects whose grants are dropped.
+    `release` is the set of KV keys that may leave (several intersect); `step_up_max_age_seconds` is how long ago the
+    caller's own authentication may be; `notifications` are published to Kafka; `terminate_sessions` names subjects
+    whose grants are dropped.
     """
 
     ttl_seconds: int | None = None
     max_uses: int | None = None
     release: frozenset[str] | None = None
     step_up_acr_values: tuple[str, ...] = ()
+    step_up_max_age_seconds: int | None = None
     notifications: tuple[Mapping[str, Any], ...] = ()
     terminate_sessions: tuple[str, ...] = ()
 

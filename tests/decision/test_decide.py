@@ -72,6 +72,32 @@ async def test_a_step_up_is_asked_for_as_rfc_9470_says_and_satisfied_by_the_next
     assert not (await desk.permit(caller(acr="", amr=("urn:gold",)))).grant.hit
 
 
+@pytest.mark.parametrize(
+    ("auth_time", "taken"),
+    [(None, False), (NOW, True), (NOW - 59, True), (NOW - 60, False), (NOW + 5, True), (NOW + 6, False)],
+)
+async def test_a_step_up_asks_for_a_recent_authentication(auth_time: int | None, taken: bool) -> None:
+    desk = Desk(permitting(step_up_max_age_seconds=60))
+    if taken:
+        await desk.permit(caller(auth_time=auth_time))
+        return
+    with pytest.raises(Refused) as refused:
+        await desk.permit(caller(auth_time=auth_time))
+    assert refused.value.code is Code.STEP_UP_REQUIRED
+    assert refused.value.headers["WWW-Authenticate"].endswith('max_age="60", algs="ES256 ES384 EdDSA"')
+
+
+async def test_a_grant_does_not_outlive_the_authentication_that_was_asked_for() -> None:
+    desk = Desk(permitting(step_up_max_age_seconds=60, ttl_seconds=600, max_uses=100))
+    who = caller(auth_time=NOW - 20)
+    await desk.spend(who)
+    desk.clock.advance(39)
+    assert (await desk.spend(who)).grant.hit
+    desk.clock.advance(1)
+    with pytest.raises(Refused, match=Code.STEP_UP_REQUIRED):
+        await desk.spend(who)
+
+
 async def test_a_step_up_beside_a_deny_is_asked_for_too() -> None:
     desk = Desk(ScriptedPdp(lambda _question: Verdict(False, Obligations(step_up_acr_values=("gold",)))))
     assert await code_of(desk, caller(acr="bronze")) is Code.STEP_UP_REQUIRED

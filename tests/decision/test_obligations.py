@@ -33,6 +33,11 @@ def array(*entries: dict[str, Any]) -> list[dict[str, Any]]:
         (array({"release": {"fragments": ["user", "password"]}}), Obligations(release=frozenset({"user", "password"}))),
         (array({"step-up": {"acr_values": ["gold", "silver"]}}), Obligations(step_up_acr_values=("gold", "silver"))),
         (array({"step-up": {"acr_values": "gold silver"}}), Obligations(step_up_acr_values=("gold", "silver"))),
+        (array({"step-up": {"max_age": 300}}), Obligations(step_up_max_age_seconds=300)),
+        (
+            array({"step-up": {"acr_values": ["gold"], "max_age": 1}}),
+            Obligations(step_up_acr_values=("gold",), step_up_max_age_seconds=1),
+        ),
         (array({"notification": {"to": "owner"}}), Obligations(notifications=({"to": "owner"},))),
         (array({"session_termination": {"subject": "mallory"}}), Obligations(terminate_sessions=("mallory",))),
     ],
@@ -88,12 +93,20 @@ def test_a_number_that_is_no_integer_of_at_least_1_denies(name: str, number: obj
         [{"id": "a", "step-up": {"acr_values": ""}}],
         [{"id": "a", "step-up": {"acr_values": ['gold"']}}],
         [{"id": "a", "step-up": {"acr_values": ["gold silver"]}}],
-        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": 60}}],
+        [{"id": "a", "step-up": {}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": 0}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": -1}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": 60.0}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": True}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "max_age": "60"}}],
+        [{"id": "a", "step-up": {"acr_values": None, "max_age": 60}}],
+        [{"id": "a", "step-up": {"acr_values": ["gold"], "maxAge": 60}}],
         [{"id": "a", "step_up": {"acr_values": ["gold"]}}],
         [{"id": "a", "notification": {}}],
         [{"id": "a", "notification": "owner"}],
         [{"id": "a", "notification": {"text": "x" * 20_000}}],
         [{"id": "a", "notification": {"text": "\ud800"}}],
+        [{"id": str(index), "notification": {"text": "x" * 9_000}} for index in range(2)],
         [{"id": "a", "session_termination": {"subject": ""}}],
         [{"id": "a", "session_termination": {"subject": ["mallory"]}}],
         [{"id": "a", "session_termination": {}}],
@@ -116,9 +129,11 @@ def test_of_several_the_strictest_counts() -> None:
             {"release": {"fragments": ["password", "host"]}},
             {"step-up": {"acr_values": ["bronze", "silver", "gold"]}},
             {"step-up": {"acr_values": ["gold", "silver"]}},
+            {"step-up": {"max_age": 900}},
+            {"step-up": {"max_age": 300}},
         )
     )
-    assert several == Obligations(60, 2, frozenset({"password"}), ("silver", "gold"))
+    assert several == Obligations(60, 2, frozenset({"password"}), ("silver", "gold"), 300)
 
 
 def test_two_releases_without_a_common_key_contradict_each_other() -> None:
@@ -143,12 +158,13 @@ def test_annotations_are_read() -> None:
         "max_uses": "3",
         "release": "user, password",
         "step_up": "gold silver",
+        "step_up_max_age": "300",
     }
-    assert from_annotations(annotations) == Obligations(60, 3, frozenset({"user", "password"}), ("gold", "silver"))
+    assert from_annotations(annotations) == Obligations(60, 3, frozenset({"user", "password"}), ("gold", "silver"), 300)
     assert from_annotations({"id": "p", "doc": None}) == NONE
 
 
-@pytest.mark.parametrize("name", ["ttl_seconds", "max_uses"])
+@pytest.mark.parametrize("name", ["ttl_seconds", "max_uses", "step_up_max_age"])
 @pytest.mark.parametrize(
     "text", [None, "", "0", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "٣", "true", "9" * 17, "0x10", "1_000"]
 )
