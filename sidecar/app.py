@@ -18,13 +18,14 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.journal import Journal, JournalError
 from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.caller.identity import Caller
 from sidecar.clock import Clock, SystemClock
-from sidecar.config import Config, split_address
+from sidecar.config import Checkpoint, Config, split_address
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
@@ -138,6 +139,7 @@ class Sidecar:
             config.audit.max_spool_mib * 2**20,
             clock,
             retention_bytes=0 if with_kafka else config.audit.retention_mib * 2**20,
+            checkpoints=_checkpoints(config.audit.checkpoint, clock),
         )
         stack.push_async_callback(journal.close)
         if with_kafka:
@@ -309,6 +311,12 @@ class Sidecar:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
         for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
             metrics.CACHE_ENTRIES.labels(cache).set(size)
+
+
+def _checkpoints(config: Checkpoint, clock: Clock) -> Checkpoints | None:
+    if config.key_file is None:
+        return None
+    return Checkpoints(config.key_file, config.every_records, config.every_seconds, clock)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

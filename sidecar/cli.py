@@ -219,11 +219,31 @@ def audit_verify(
         bool,
         typer.Option("--allow-later-start", help="The chain may begin after its first record (a part of a topic)."),
     ] = False,
+    checkpoint_key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Public Ed25519 key (PEM) of `audit.checkpoint`, repeatable: finds a rewritten end too.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
-    """Check the chain of audit records: gaps, edits, order. Prints the first break; exit 0 or 1."""
+    """Check the chain of audit records: gaps, edits, order. Prints the first break; exit 0 or 1.
+
+    Spools, segments, and dumps of topics, of one instance or many, plain or compressed (zstd, gzip). A run without
+    AUDIT_STOP is shown as a crash. An end that was cut off shows only beside a copy of the records elsewhere.
+    """
     from sidecar.audit.commands import verify
 
-    raise typer.Exit(verify(files, sys.stdout, allow_repeats=allow_repeats, allow_later_start=allow_later_start))
+    raise typer.Exit(
+        verify(
+            files,
+            sys.stdout,
+            allow_repeats=allow_repeats,
+            allow_later_start=allow_later_start,
+            checkpoint_keys=checkpoint_key or (),
+        )
+    )
 
 
 @audit.command("cat")

@@ -3,14 +3,15 @@
 `seq` counts an instance's records from 1; `prev` is the lower-case hex SHA-256 of the exact bytes of the record with
 the `seq` before, 64 zeros for the first. `instance` belongs to the spool, so the chain goes on over restarts.
 
-What the chain alone cannot show: that the last records of a chain were cut off or rewritten as a whole. For that the
-end of the chain (`Chain.seq`, `Chain.tip`) must be compared with a copy elsewhere, such as the Kafka topic.
+What the chain alone cannot show: that the last records of a chain were cut off or rewritten as a whole. Signed
+checkpoints show the rewriting. For the cut the end of the chain (`Chain.seq`, `Chain.tip`) must be compared with a copy
+elsewhere, such as the Kafka topic.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
@@ -59,7 +60,9 @@ class Break:
 
 @dataclass(slots=True)
 class Chain:
-    """What was seen of one instance's chain. `crashes` are the last `seq` of runs that have no AUDIT_STOP."""
+    """What was seen of one instance's chain. `crashes` are the last `seq` of runs that have no AUDIT_STOP.
+
+    `signed_seq` is the last signed record, `promised` how many may follow it unsigned, `unsigned` how many do."""
 
     instance: str
     first: int
@@ -71,6 +74,11 @@ class Chain:
     runs: int = 0
     repeats: int = 0
     running: bool = False
+    signed_seq: int = 0
+    signed_ts: str = ""
+    promised: int = 0
+    unsigned: int = 0
+    checkpoints: int = 0
     crashes: list[int] = field(default_factory=list)
     head_covered: bool = False
     hashes: bytearray = field(default_factory=bytearray)
@@ -86,9 +94,17 @@ class Verifier:
 
     `allow_repeats`: a byte-identical record seen again is counted, not a break; Kafka delivers at least once.
     `allow_later_start`: a chain may begin in the middle; a topic's retention may have dropped its head.
+    `signed`: says what is wrong with a signed record, or nothing; every chain must then be signed to its end.
     """
 
-    def __init__(self, *, allow_repeats: bool = False, allow_later_start: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        allow_repeats: bool = False,
+        allow_later_start: bool = False,
+        signed: Callable[[Mapping[str, Any]], str] | None = None,
+    ) -> None:
+        self._signed = signed
         self._allow_repeats = allow_repeats
         self._allow_later_start = allow_later_start
         self.chains: dict[str, Chain] = {}
@@ -116,11 +132,15 @@ class Verifier:
             return Break(
                 place, instance, seq, f"prev is not the hash of record {chain.seq}: one of the two was changed"
             )
-        reason = _take(chain, parsed, record)
+        reason = _take(chain, parsed, record) or self._check_signature(chain, parsed)
         return Break(place, instance, seq, reason) if reason else None
 
     def finish(self) -> Break | None:
-        """What only the end can tell: a head that is missing without an AUDIT_TRUNCATED that covers it."""
+        """What only the end can tell: a chain never signed, a head missing without an AUDIT_TRUNCATED covering it."""
+        if self._signed is not None:
+            for chain in self.chains.values():
+                if not chain.promised:
+                    return Break(chain.first_place, chain.instance, chain.seq, "nothing in this chain is signed")
         if self._allow_later_start:
             return None
         for chain in self.chains.values():
@@ -129,6 +149,21 @@ class Verifier:
                 reason = f"{missing} missing and no AUDIT_TRUNCATED covers them"
                 return Break(chain.first_place, chain.instance, chain.first, reason)
         return None
+
+    def _check_signature(self, chain: Chain, parsed: Mapping[str, Any]) -> str:
+        event = parsed.get("event")
+        if event == Event.AUDIT_CHECKPOINT or (event == Event.AUDIT_STOP and "signature" in parsed):
+            chain.checkpoints += 1
+            if self._signed is not None:
+                if fault := self._signed(parsed):
+                    return fault
+                chain.signed_seq, chain.signed_ts = chain.seq, parsed["ts"]
+                chain.promised, chain.unsigned = parsed["every_records"], 0
+        elif event != Event.AUDIT_START:
+            chain.unsigned += 1
+            if chain.promised and chain.unsigned > chain.promised:
+                return f"{chain.unsigned} records follow the checkpoint at seq {chain.signed_seq} without another one"
+        return ""
 
 
 def verify(records: Iterable[tuple[bytes, Place]]) -> Break | None:

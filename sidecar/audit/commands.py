@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, TextIO
 import orjson
 
 from sidecar.audit.chain import Break, Chain, Place, Verifier
+from sidecar.audit.checkpoint import CheckpointKeyError, PublicKeys
 from sidecar.audit.reader import FileReader, Line, SpoolReader, read_all, readers
 from sidecar.audit.record import ResourceRefs
 from sidecar.surface.secret_uri import SecretUri
@@ -22,9 +23,26 @@ _FOLLOW_SECONDS: Final = 0.2
 _UNSAFE_ON_TERMINAL: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def verify(paths: Sequence[Path], out: TextIO, *, allow_repeats: bool = False, allow_later_start: bool = False) -> int:
-    """Checks the chains in these spools and files; prints the first break, or what each chain holds. Exit 0 or 1."""
-    verifier = Verifier(allow_repeats=allow_repeats, allow_later_start=allow_later_start)
+def verify(
+    paths: Sequence[Path],
+    out: TextIO,
+    *,
+    allow_repeats: bool = False,
+    allow_later_start: bool = False,
+    checkpoint_keys: Sequence[Path] = (),
+) -> int:
+    """Checks the chains in these spools and files; prints the first break, or what each chain holds. Exit 0 or 1.
+
+    With `checkpoint_keys` (public, PEM) every chain must be signed by them as often as it promises, to its end.
+    """
+    try:
+        signed = PublicKeys(checkpoint_keys).fault if checkpoint_keys else None
+    except CheckpointKeyError as error:
+        out.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        return _unreadable(error, out)
+    verifier = Verifier(allow_repeats=allow_repeats, allow_later_start=allow_later_start, signed=signed)
     try:
         found = _first_break(verifier, paths)
     except OSError as error:
@@ -32,7 +50,7 @@ def verify(paths: Sequence[Path], out: TextIO, *, allow_repeats: bool = False, a
     if found is not None:
         out.write(f"BROKEN {found}\n")
     for chain in verifier.chains.values():
-        _print_chain(chain, out)
+        _print_chain(chain, out, checked=signed is not None)
     if found is not None:
         return 1
     if not verifier.chains:
@@ -100,11 +118,15 @@ def _first_break(verifier: Verifier, paths: Sequence[Path]) -> Break | None:
     return verifier.finish()
 
 
-def _print_chain(chain: Chain, out: TextIO) -> None:
+def _print_chain(chain: Chain, out: TextIO, *, checked: bool) -> None:
     last = f"record {chain.first}" if chain.first == chain.seq else f"records {chain.first} to {chain.seq}"
     out.write(f"instance {chain.instance}: {last}, {chain.runs} run{'' if chain.runs == 1 else 's'}, tip {chain.tip}\n")
     if chain.first > 1:
         out.write(f"  begins at seq {chain.first}: what came before was dropped\n")
+    if chain.signed_seq:
+        out.write(f"  signed through seq {chain.signed_seq} ({chain.signed_ts}); {chain.unsigned} records follow it\n")
+    elif chain.checkpoints and not checked:
+        out.write(f"  {chain.checkpoints} signed checkpoints, not checked: give --checkpoint-key\n")
     if chain.repeats:
         out.write(f"  {chain.repeats} records stand more than once, byte for byte\n")
     out.writelines(f"  run ended without AUDIT_STOP after seq {seq}: a crash\n" for seq in chain.crashes)

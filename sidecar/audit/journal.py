@@ -13,6 +13,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal
@@ -20,6 +21,8 @@ from typing import Any, Final, Literal
 import orjson
 import structlog
 
+from sidecar.audit.checkpoint import Checkpoints
+from sidecar.audit.packing import Packer
 from sidecar.audit.record import Event, Record
 from sidecar.audit.spool import JournalError as JournalError
 from sidecar.audit.spool import Recovery, Spool, SpoolTamperedError
@@ -65,7 +68,7 @@ class _Entry:
     future: asyncio.Future[None]
     since: float
     bodies: Sequence[Body] = ()
-    drop_through: int = 0
+    command: Callable[[], Refused | None] | None = None
     stop: bool = False
     error: Refused | None = field(default=None, init=False)
 
@@ -77,7 +80,14 @@ def _unavailable(detail: str) -> Refused:
 class Journal:
     """Made by `open`, used from one event loop, ended by `stop` and `close`."""
 
-    def __init__(self, spool: Spool, max_spool_bytes: int, retention_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        max_spool_bytes: int,
+        retention_bytes: int,
+        clock: Clock,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self._spool = spool
         self._max_spool_bytes = max_spool_bytes
         self._retention_bytes = retention_bytes
@@ -85,10 +95,13 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._outstanding: deque[_Entry] = deque()
-        self._stamper = Stamper(spool.instance)
+        self._checkpoints = checkpoints
+        self._stamper = Stamper(spool.instance, checkpoints.members if checkpoints is not None else None)
+        self._packer = Packer(spool.directory, lambda: spool.segments[:-1], self._take_packed)
         self._tip = spool.tip
         self._durable = spool.tip
         self._extent = _extent(spool)
+        self._last_closed = self._extent[0]
         self._started = False
         self._stopping = False
         self._stop_once = asyncio.Lock()
@@ -114,6 +127,7 @@ class Journal:
         *,
         retention_bytes: int = 0,
         segment_bytes: int | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> Journal:
         """Takes the spool and writes AUDIT_START.
 
@@ -124,7 +138,7 @@ class Journal:
         size = segment_bytes or max(_MIN_SEGMENT_BYTES, min(_MAX_SEGMENT_BYTES, smaller))
         spool = Spool(spool_dir, sync=durability == "fsync", segment_bytes=size)
         await asyncio.to_thread(spool.open)
-        journal = cls(spool, max_spool_bytes, retention_bytes, clock)
+        journal = cls(spool, max_spool_bytes, retention_bytes, clock, checkpoints)
         journal._begin()
         try:
             await journal._submit(())
@@ -143,7 +157,7 @@ class Journal:
 
     async def drop_through(self, seq: int) -> None:
         """Drops closed segments that hold nothing after `seq`, leaving an AUDIT_TRUNCATED: Kafka has them."""
-        await self._submit((), drop_through=seq)
+        await self._submit((), partial(self._truncate, seq, "shipped"))
 
     def droppable(self, seq: int) -> bool:
         """Whether `drop_through` would drop anything."""
@@ -162,6 +176,7 @@ class Journal:
                 _log.error("AUDIT_STOP could not be written", reason=refusal.detail)
             if self._watch is not None:
                 self._watch.cancel()
+            await self._packer.stop()
             await asyncio.to_thread(self._thread.join, _STALL_SECONDS)
 
     async def close(self) -> None:
@@ -224,11 +239,16 @@ class Journal:
             raise _unavailable(f"the record has {len(body)} bytes")
         return Body(record.event, self._clock.wall(), body)
 
-    def _submit(self, bodies: Sequence[Body], drop_through: int = 0, stop: bool = False) -> asyncio.Future[None]:
+    async def _take_packed(self, first_seq: int, size: int) -> None:
+        await self._submit((), partial(self._replace_by_packed, first_seq, size))
+
+    def _submit(
+        self, bodies: Sequence[Body], command: Callable[[], Refused | None] | None = None, stop: bool = False
+    ) -> asyncio.Future[None]:
         if (self._tampered or self._stalled or self._stopping or len(self._outstanding) >= _MAX_WAITING) and not stop:
             raise _unavailable(self._tampered or ("stopped" if self._stopping else "the disk does not keep up"))
         future = self._loop.create_future()
-        entry = _Entry(future, self._loop.time(), bodies, drop_through, stop)
+        entry = _Entry(future, self._loop.time(), bodies, command, stop)
         self._outstanding.append(entry)
         self._queue.put(entry)
         return future
@@ -236,6 +256,7 @@ class Journal:
     def _begin(self) -> None:
         AUDIT_BACKLOG_BYTES.set_function(lambda: self._spool.total_bytes)
         self._thread.start()
+        self._packer.start()
         self._watch = self._loop.call_later(_STALL_SECONDS / 5, self._watch_for_stall)
 
     def _watch_for_stall(self) -> None:
@@ -252,6 +273,9 @@ class Journal:
 
     def _settle(self, entries: Sequence[_Entry]) -> None:
         self._stalled = False
+        if self._extent[0] != self._last_closed:
+            self._last_closed = self._extent[0]
+            self._packer.look()
         for entry in entries:
             self._outstanding.popleft()
             if entry.future.done():  # the caller went away, or was refused while the disk hung
@@ -268,7 +292,7 @@ class Journal:
         running = True
         while running:
             entries = self._collect()
-            if not entries:
+            if not entries and self._failure:
                 self._probe()
                 continue
             running = not any(entry.stop for entry in entries)
@@ -283,9 +307,11 @@ class Journal:
                 return
 
     def _collect(self) -> list[_Entry]:
-        """All that is waiting; nothing after a while in which nothing came, while the disk is not well."""
+        """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due."""
+        due = self._checkpoints.wait_seconds() if self._checkpoints is not None else None
+        checkpoint = None if due is None else max(due, _PROBE_SECONDS)
         try:
-            first = self._queue.get(timeout=_PROBE_SECONDS if self._failure else None)
+            first = self._queue.get(timeout=_PROBE_SECONDS if self._failure else checkpoint)
         except Empty:
             return []
         return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
@@ -305,6 +331,8 @@ class Journal:
             bodies += entry.bodies
         if stop:
             bodies.append(Body(Event.AUDIT_STOP, self._clock.wall(), b"{}"))
+        elif self._checkpoints is not None and self._checkpoints.wait_seconds() == 0:
+            bodies.append(self._checkpoints.body())
         self._note_full(full)
         problem = self._write(bodies)
         if problem:
@@ -312,8 +340,8 @@ class Journal:
             return
         self._started = True
         for entry in entries:
-            if entry.drop_through:
-                entry.error = self._truncate(entry.drop_through, "shipped")
+            if entry.command is not None:
+                entry.error = entry.command()
         if self._retention_bytes and self._spool.total_bytes > self._retention_bytes and not stop:
             self._truncate(self._spool.beyond(self._retention_bytes), "retention")
         if stop:
@@ -323,6 +351,8 @@ class Journal:
         """Stamps and writes. Returns why nothing was written, an empty text where all was."""
         if not bodies:
             return ""
+        if self._checkpoints is not None:
+            bodies = self._checkpoints.woven(bodies)
         lines, tip = self._stamper.lines(bodies, self._tip)
         content = b"".join(lines)
         if self._spool.total_bytes + len(content) > self._max_spool_bytes + _RESERVE_BYTES:
@@ -340,6 +370,8 @@ class Journal:
         self._note_recovery()
         self._tip = self._durable = tip
         self._extent = _extent(self._spool)
+        if self._checkpoints is not None:
+            self._checkpoints.written(bodies)
         self._records += len(lines)
         self._batches += 1
         for event, count in Counter([body.event for body in bodies]).items():
@@ -361,6 +393,13 @@ class Journal:
         except OSError as error:  # tried again with the next segment; the records are merely kept longer
             _log.error("segments could not be removed", reason=os.strerror(error.errno or 0))
             return _unavailable("segments could not be removed")
+        return None
+
+    def _replace_by_packed(self, first_seq: int, size: int) -> Refused | None:
+        try:
+            self._spool.take_packed(first_seq, size)
+        except OSError as error:
+            return _unavailable(os.strerror(error.errno or 0))
         return None
 
     def _start_members(self) -> bytes:

@@ -1,4 +1,7 @@
-"""Reads records back: from a spool's segments (framed) and from plain JSON-lines files such as a topic's dump."""
+"""Reads records back: from a spool's segments (framed) and from JSON-lines files such as a topic's dump.
+
+Either may be compressed, by zstd or gzip: the first bytes tell.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from sidecar.audit.framing import unframe
-from sidecar.audit.spool import SEGMENT_NAME, segment_name, segment_paths
+from sidecar.audit.segments import SEGMENT_NAME, UNREADABLE, Unpacking, open_segment, segment_paths, unpacking
 
 CHUNK_BYTES: Final = 128 * 1024
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # no record comes near it; without a bound one endless line would fill memory
@@ -19,6 +22,7 @@ _MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # no record comes near it; without a b
 UNFINISHED: Final = "the file ends in the middle of a record: torn by a crash (the next start mends it), or cut"
 DAMAGED: Final = "the line does not match its checksum: it was changed or damaged"
 TOO_LONG: Final = "the line is longer than any record"
+UNPACKABLE: Final = "the compressed file cannot be read from here on: it was cut, changed or damaged"
 
 
 class Line(NamedTuple):
@@ -33,12 +37,18 @@ class Line(NamedTuple):
 
 
 class FileReader:
-    """Reads one file as it grows, whole lines only. Whether its lines are framed is told by its first byte."""
+    """Reads one file as it grows, whole lines only. Whether its lines are framed is told by its first byte.
 
-    def __init__(self, path: Path) -> None:
+    Offsets are those of the content, where the file is compressed.
+    """
+
+    def __init__(self, path: Path, descriptor: int = -1) -> None:
+        """`descriptor`: the file where it is open already; it is closed by `close`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         # A link in place of a segment is somebody's doing; a link to a dump is the operator's.
-        self._descriptor = os.open(path, flags | os.O_NOFOLLOW if SEGMENT_NAME.fullmatch(path.name) else flags)
+        follow = 0 if not SEGMENT_NAME.fullmatch(path.name) else os.O_NOFOLLOW
+        self._descriptor = descriptor if descriptor >= 0 else os.open(path, flags | follow)
+        self._packed: Unpacking | None = None
         self.path = path
         self.offset = 0
         self._number = 0
@@ -52,7 +62,14 @@ class FileReader:
         while not lines and not self._broken:
             read_to = self.offset + len(self._rest)
             size = CHUNK_BYTES if until is None else min(CHUNK_BYTES, until - read_to)
-            chunk = os.read(self._descriptor, size) if size > 0 else b""
+            try:
+                chunk = self._chunk(size) if size > 0 else b""
+            except UNREADABLE:
+                if self._packed is None:
+                    raise
+                self._broken = True
+                lines.append(Line(self.path, self._number + 1, b"", self.offset, UNPACKABLE))
+                break
             if not chunk:
                 break
             if self._framed is None:
@@ -75,7 +92,15 @@ class FileReader:
 
     def close(self) -> None:
         """Closes the file."""
+        if self._packed is not None:
+            self._packed.close()
         os.close(self._descriptor)
+
+    def _chunk(self, size: int) -> bytes:
+        """At most `size` bytes more of the content, however much they are compressed."""
+        if self._framed is None and self._packed is None:
+            self._packed = unpacking(self._descriptor)
+        return os.read(self._descriptor, size) if self._packed is None else self._packed.read(size)
 
     def _line(self, raw: bytes) -> Line | None:
         self._number += 1
@@ -112,7 +137,7 @@ class SpoolReader:
             torn = self._reader.finish() if self._reader is not None else None
             self.close()
             try:
-                self._reader = FileReader(self._directory / segment_name(following))
+                self._reader = FileReader(*open_segment(self._directory, following))
             except FileNotFoundError:  # dropped just now
                 continue
             self._first_seq = following

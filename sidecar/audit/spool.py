@@ -3,6 +3,7 @@
     instance                      the spool's name, made once
     lock                          held (flock) by the process that writes
     00000000000000000001.segment  records, framed; the file's name is the seq of its first record
+    ….segment.zst                 a closed segment, compressed
     kafka.position                how far Kafka has acknowledged (only where Kafka is configured)
 
 What a failed write or fsync leaves behind is cut off before anything else is written, so that a segment only ever
@@ -24,14 +25,13 @@ from typing import Final
 import orjson
 import structlog
 
-from sidecar.audit import position
+from sidecar.audit import position, segments
 from sidecar.audit.chain import link
 from sidecar.audit.framing import unframe, whole
+from sidecar.audit.segments import READ, Segment, segment_name
 from sidecar.audit.stamping import Tip
 
-SEGMENT_NAME: Final = re.compile(r"(\d{20})\.segment")
 INSTANCE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK_ATTEMPTS: Final = 5  # `audit verify` holds the lock for an instant to see whether the spool is in use
 
@@ -46,19 +46,6 @@ class SpoolTamperedError(JournalError):
     """A file of the spool was removed, replaced, cut or written to by somebody else while it was in use."""
 
 
-@dataclass(slots=True)
-class Segment:
-    """One file. `size` counts whole, acknowledged bytes."""
-
-    first_seq: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        """The file's name in the spool."""
-        return segment_name(self.first_seq)
-
-
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """What was found at start. `previous_run` is `none`, `stopped` or `crashed`; `torn_bytes` were cut from the end;
@@ -69,17 +56,6 @@ class Recovery:
     torn_bytes: int = 0
     damaged: bool = False
     lost_through: int = 0
-
-
-def segment_name(first_seq: int) -> str:
-    """The name of the segment that begins with this seq."""
-    return f"{first_seq:020d}.segment"
-
-
-def segment_paths(directory: Path) -> list[tuple[int, Path]]:
-    """The segments of a spool, oldest first, as (first seq, path)."""
-    found = ((SEGMENT_NAME.fullmatch(path.name), path) for path in directory.iterdir())
-    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 class Spool:
@@ -149,9 +125,9 @@ class Spool:
     def _read_instance(self) -> str:
         path = self.directory / "instance"
         try:
-            descriptor = os.open(path, _READ)
+            descriptor = os.open(path, READ)
         except FileNotFoundError:
-            if segment_paths(self.directory):
+            if segments.segment_paths(self.directory):
                 raise JournalError(
                     f"{path} is missing but there are segments: put it back, or give the sidecar an empty spool_dir"
                 ) from None
@@ -167,16 +143,15 @@ class Spool:
         return instance
 
     def _find_end(self) -> None:
-        for first_seq, path in segment_paths(self.directory):
-            state = path.lstat()
-            if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
-                raise JournalError(f"{path} is not a plain file of its own (a link?); remove it")
-            self.segments.append(Segment(first_seq, state.st_size))
+        try:
+            self.segments = segments.found(self.directory)
+        except ValueError as path:
+            raise JournalError(f"{path} is not a plain file of its own (a link?); remove it") from None
         torn, damaged, last = 0, False, None
         for segment in reversed(self.segments):
-            content = self._content(segment)
+            content = segments.content(self.directory, segment)
             end, last, sound = whole(content)
-            if segment is self.segments[-1]:
+            if segment is self.segments[-1] and not segment.packed:
                 self._open_active(segment, end)
                 torn = len(content) - end
             elif end != len(content):  # only the last segment can be torn: the others were closed durably
@@ -188,11 +163,6 @@ class Spool:
         self.tip, previous_run = self._read_tip(last)
         lost_through = self._continue_after_kafka()
         self.recovery = Recovery(previous_run, torn, damaged, lost_through)
-
-    def _content(self, segment: Segment) -> bytes:
-        descriptor = os.open(self.directory / segment.name, _READ)
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
 
     def _open_active(self, segment: Segment, end: int) -> None:
         """Opens the last segment to go on in, without the torn tail."""
@@ -358,9 +328,7 @@ class Spool:
         if count == 0:
             return 0, Tip()
         following = self.segments[count]
-        descriptor = os.open(self.directory / following.name, _READ)
-        with os.fdopen(descriptor, "rb") as file:
-            record = unframe(file.readline().rstrip(b"\n"))
+        record = unframe(segments.first_line(self.directory, following))
         if record is None:
             return 0, Tip()
         return count, Tip(following.first_seq - 1, orjson.loads(record)["prev"])
@@ -380,9 +348,21 @@ class Spool:
         for _ in range(count):
             segment = self.segments[0]
             (self.directory / segment.name).unlink(missing_ok=True)
+            if segment.packed:  # had the plain one not gone away
+                (self.directory / segment_name(segment.first_seq)).unlink(missing_ok=True)
             self.segments.pop(0)
             self.total_bytes -= segment.size
         position.sync_directory(self.directory)
+
+    def take_packed(self, first_seq: int, size: int) -> None:
+        """Puts a segment's compressed form, `size` bytes, into its place. Raises OSError; then the plain one counts."""
+        segment = next((one for one in self.segments[:-1] if one.first_seq == first_seq and not one.packed), None)
+        if segment is None:  # dropped meanwhile
+            segments.drop_draft(self.directory, first_seq)
+            return
+        segments.take_packed(self.directory, first_seq)
+        self.total_bytes += size - segment.size
+        segment.size, segment.packed = size, True
 
     def seal(self) -> None:
         """Makes everything written durable, whatever the durability of single records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,6 +18,9 @@ STAMPED: Final = frozenset({"event_id", "ts", "instance", "seq", "prev", "event"
 
 STAMP_BYTES: Final = 330
 """No stamp, with its frame, is longer than this."""
+
+Signing = Callable[[Event, str, int, str, str], bytes]
+"""(event, instance, seq, prev, ts) → further members of a record that is signed, without braces; empty for others."""
 
 _RANDOM_BYTES: Final = 10
 _HEX: Final = _RANDOM_BYTES * 2
@@ -43,8 +46,9 @@ class Tip:
 class Stamper:
     """Stamps the records of one instance."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, signing: Signing | None = None) -> None:
         self._instance = instance
+        self._signing = signing
         self._second = -1
         self._second_text = ""
 
@@ -61,10 +65,13 @@ class Stamper:
             micros = int(wall * 1_000_000)
             millis = f"{micros // 1000:012x}"
             bits = random[index * _HEX : (index + 1) * _HEX]
+            ts = self._timestamp(micros)
+            if self._signing is not None and (signed := self._signing(event, self._instance, seq, prev, ts)):
+                members = b"{" + signed + b"}"
             # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time.
             stamp = (
                 f'{{"event_id":"{millis[:8]}-{millis[8:]}-7{bits[:3]}-a{bits[3:6]}-{bits[6:18]}",'
-                f'"ts":"{self._timestamp(micros)}","instance":"{self._instance}",'
+                f'"ts":"{ts}","instance":"{self._instance}",'
                 f'"seq":{seq},"prev":"{prev}","event":"{event}"'
             ).encode()
             record = stamp + b"," + members[1:] if len(members) > 2 else stamp + b"}"

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from sidecar.config.problems import Problem
 from sidecar.config.tree import Config, Environment
 
@@ -284,7 +288,7 @@ def _check_ops(config: Config) -> list[Problem]:
 
 def _check_audit(config: Config) -> list[Problem]:
     kafka = config.audit.kafka
-    found: list[Problem] = []
+    found: list[Problem] = _check_checkpoint_key(config.audit.checkpoint.key_file)
     if config.audit.retention_mib > config.audit.max_spool_mib:
         found.append(
             Problem("audit.retention_mib", "is more than max_spool_mib, so nothing would be dropped", "make it less")
@@ -314,6 +318,21 @@ def _check_audit(config: Config) -> list[Problem]:
         }
     )
     return found
+
+
+def _check_checkpoint_key(file: Path | None) -> list[Problem]:
+    key = "audit.checkpoint.key_file"
+    problems = _files({key: file})
+    if file is None or problems:
+        return problems
+    try:
+        private = load_pem_private_key(file.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    if isinstance(private, Ed25519PrivateKey):
+        return []
+    remedy = "make one: openssl genpkey -algorithm ed25519 -out FILE"
+    return [Problem(key, "holds no Ed25519 private key (PEM, not encrypted)", remedy)]
 
 
 def _check_not_built(config: Config) -> list[Problem]:

@@ -235,6 +235,14 @@ class Kafka(_Section):
     key_file: Path | None = None
 
 
+class Checkpoint(_Section):
+    """Signed checkpoints in the chain; off where there is no key. `key_file`: an Ed25519 private key (PEM)."""
+
+    key_file: Path | None = None
+    every_records: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
+    every_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
+
+
 class Audit(_Section):
     """The durable journal."""
 
@@ -243,6 +251,7 @@ class Audit(_Section):
     on_failure: Literal["deny"] = "deny"
     max_spool_mib: Positive = 256
     retention_mib: Annotated[int, Field(ge=0)] = 0
+    checkpoint: Checkpoint = Checkpoint()
     kafka: Kafka = Kafka()
 
 

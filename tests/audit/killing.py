@@ -10,14 +10,22 @@ import sys
 from pathlib import Path
 
 
-def killed_writer(spool: Path, run: int, chance: random.Random) -> list[str]:
+def killed_writer(
+    spool: Path,
+    run: int,
+    chance: random.Random,
+    *,
+    segment_bytes: int = 256 * 1024,
+    at_least: int = 1,
+    at_most: int = 60_000,
+) -> list[str]:
     """Lets a writer work, kills it in the middle of it, and returns the names it was told are durable."""
-    command = [sys.executable, "-m", "tests.audit.writer", str(spool), str(run)]
+    command = [sys.executable, "-m", "tests.audit.writer", str(spool), str(run), str(segment_bytes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None
         told = bytearray()
-        enough = chance.randint(1, 60_000)
+        enough = chance.randint(at_least, at_most)
         while len(told) < enough:
             chunk = os.read(writer.stdout.fileno(), 65_536)
             assert chunk, writer.stderr.read().decode()

@@ -69,4 +69,5 @@ def verified(*paths: Path, **options: Any) -> tuple[int, str]:
 
 
 def segments(spool: Path) -> list[Path]:
-    return sorted(spool.glob("*.segment"))
+    """The files of a spool's records, compressed or not."""
+    return sorted([*spool.glob("*.segment"), *spool.glob("*.segment.zst")])

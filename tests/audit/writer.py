@@ -1,7 +1,7 @@
 """A process that writes to a spool as fast as it can and says which records it was told are durable.
 
-`python -m tests.audit.writer SPOOL ROUND`: one name per line on standard output, after `append` returned, until it is
-killed. Half of the callers write batches.
+`python -m tests.audit.writer SPOOL ROUND [SEGMENT_BYTES]`: one name per line on standard output, after `append`
+returned, until it is killed. Half of the callers write batches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from sidecar.audit import packing
 from sidecar.audit.journal import Journal, JournalError
 from sidecar.clock import SystemClock
 from tests.audit.spools import MIB, permit
@@ -20,9 +21,10 @@ from tests.audit.spools import MIB, permit
 CALLERS = 32
 
 
-async def main(spool: Path, run: str) -> None:
+async def main(spool: Path, run: str, segment_bytes: int) -> None:
     """Writes until killed."""
-    journal = await Journal.open(spool, "fsync", 64 * MIB, SystemClock(), segment_bytes=256 * 1024)
+    packing._SETTLE_SECONDS = 0.0  # type: ignore[misc] # compressing is to be killed too
+    journal = await Journal.open(spool, "fsync", 64 * MIB, SystemClock(), segment_bytes=segment_bytes)
 
     async def caller(number: int) -> None:
         for turn in range(1_000_000):
@@ -36,6 +38,6 @@ async def main(spool: Path, run: str) -> None:
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the names
     try:
-        asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+        asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 256 * 1024))
     except JournalError as error:
         sys.exit(str(error))
