@@ -164,6 +164,9 @@ class Sidecar:
         # They go the audit's way to Kafka. Without Kafka nobody publishes them, and a permit with one is a deny.
         self._decider = Decider(config, self._build_pdp(http), clock, publishes_notifications=with_kafka)
         stack.push_async_callback(self._decider.close)
+        if self._authzen is not None:
+            await self._authzen.discover()
+            self._background(self._authzen.keep_fresh())
         if self._cedar is not None:
             self._cedar.on_change = self._decider.drop_all
             self._background(self._cedar.watch())
@@ -348,7 +351,8 @@ async def ask_pdp(
         if config.authorization.pdp == "cedar":
             pdp = CedarPdp(config.authorization.cedar)
         else:
-            pdp = AuthzenPdp(config.authorization.authzen, http)
+            pdp = authzen = AuthzenPdp(config.authorization.authzen, http)
+            await authzen.discover()
         verdict = await pdp.evaluate(question)
     obligations = {
         name: sorted(value) if isinstance(value, frozenset) else value

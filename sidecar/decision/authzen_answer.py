@@ -6,12 +6,12 @@ all raises; it is never taken for a decision, whichever.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from sidecar.decision import obligations
+from sidecar.decision.json_strict import JsonError, read_json
 from sidecar.decision.permit import Denied, Verdict
 from sidecar.errors import Code
 
@@ -23,6 +23,10 @@ _ABSENT: Final = object()
 
 class AnswerError(ValueError):
     """What came is no AuthZEN answer. The text is for the operator."""
+
+
+class SharedContextError(AnswerError):
+    """A batch's answers cannot be told apart: Cerbos, for one, repeats all results in each answer's context."""
 
 
 class JsonPointer:
@@ -54,6 +58,20 @@ class JsonPointer:
                 raise obligations.ObligationError("the answer's context has no place for obligations")
         return document
 
+    def passes_by_others(self, document: Any) -> bool:
+        """Whether an array on the way holds more than the item that the pointer names: what stands there obliges too,
+        and would not be read."""
+        for token in self._tokens:
+            if type(document) is dict:
+                document = document.get(token)
+            elif type(document) is list and _INDEX.fullmatch(token):
+                if len(document) > 1:
+                    return True
+                document = document[0] if document and token == "0" else None
+            else:
+                return False
+        return False
+
 
 def read_answer(raw: bytes, pointer: JsonPointer) -> Verdict:
     """The verdict. On a deny only a step-up and session terminations count of its obligations.
@@ -62,9 +80,48 @@ def read_answer(raw: bytes, pointer: JsonPointer) -> Verdict:
         AnswerError: where this is no answer.
         Denied: OBLIGATION_UNMET, where a permit's obligations cannot be read in exactly one way.
     """
-    answer = _json(raw)
+    return _verdict(_object(raw), pointer)
+
+
+def read_answers(raw: bytes, pointer: JsonPointer, asked: int) -> list[Verdict | Denied]:
+    """The verdicts of a batch (section 7.2), in the order of its questions: exactly as many as were asked.
+
+    Nothing in AuthZEN ties an answer to its question but its place, so that an answer which cannot be right in number
+    or form is none for all of them.
+
+    Raises:
+        SharedContextError: where one context holds the obligations of several answers.
+        AnswerError: where this is no answer.
+    """
+    items = _object(raw).get("evaluations")
+    if type(items) is not list:
+        raise AnswerError("the answer has no array of evaluations")
+    if len(items) != asked:
+        raise AnswerError(f"{len(items)} evaluations where {asked} were asked for")
+    answers: list[Verdict | Denied] = []
+    for item in items:
+        if type(item) is not dict:
+            raise AnswerError("an evaluation is no object")
+        if item.get("decision") is True and pointer.passes_by_others(item.get("context")):
+            raise SharedContextError("an evaluation's context holds the obligations of others")
+        try:
+            answers.append(_verdict(item, pointer))
+        except Denied as denied:
+            answers.append(denied)
+    return answers
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = read_json(raw)
+    except JsonError as error:
+        raise AnswerError(f"the answer cannot be read: {error}") from None
     if type(answer) is not dict:
         raise AnswerError("the answer is no object")
+    return answer
+
+
+def _verdict(answer: dict[str, Any], pointer: JsonPointer) -> Verdict:
     decision, context = answer.get("decision"), answer.get("context")
     if type(decision) is not bool:
         raise AnswerError("the answer has no boolean decision")
@@ -79,6 +136,8 @@ def read_answer(raw: bytes, pointer: JsonPointer) -> Verdict:
     bare = Verdict(decision, decision_id=decision_id, policy_version=policy_version)
     try:
         found = pointer.find(context)
+        if decision and pointer.passes_by_others(context):
+            raise obligations.ObligationError("several obligations where the pointer names one of them")
         if found is _ABSENT:
             return bare
         parsed = obligations.parse(found)
@@ -97,25 +156,3 @@ def _text(context: dict[str, Any], name: str) -> str:
     if type(value) is not str or len(value) > _MAX_ID_CHARS or not value.isprintable():
         return ""
     return value
-
-
-def _json(raw: bytes) -> Any:
-    """JSON (RFC 8259) with unique member names (RFC 7493, section 2.3) and nothing after it."""
-    try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_members, parse_constant=_constant)
-    except AnswerError:
-        raise
-    except (ValueError, RecursionError) as error:
-        # The parser's own words may quote the answer.
-        raise AnswerError(f"the answer is not JSON: {type(error).__name__}") from None
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise AnswerError("a member stands twice in the answer")
-    return members
-
-
-def _constant(_name: str) -> NoReturn:
-    raise AnswerError("NaN or Infinity in the answer")

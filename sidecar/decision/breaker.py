@@ -26,6 +26,10 @@ class CircuitBreaker:
         """Whether calls are held back."""
         return self._held_until is not None
 
+    def held_seconds(self, now: float) -> float:
+        """How long no call may go out, not even a probe; 0 where one may, of which `wait_seconds` decides."""
+        return 0.0 if self._held_until is None else max(0.0, self._held_until - now)
+
     def wait_seconds(self, now: float) -> float:
         """0 where a call may go out, which must end in `succeeded`, `failed` or `abandoned`; else how long not."""
         if self._held_until is None:

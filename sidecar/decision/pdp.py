@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from sidecar.clock import Clock
 from sidecar.decision.breaker import CircuitBreaker
 from sidecar.decision.permit import Denied, Pdp, Question, Verdict
+from sidecar.decision.turns import Turns
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
@@ -19,7 +21,12 @@ from sidecar.ops.tracing import Kind
 MAX_CONCURRENT: Final = 64
 MAX_WAITING: Final = 1024
 
+SLOWEST_BATCH: Final = 16
+"""A batch may take as long as its questions one after the other, this many at once."""
+
 _log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 class PdpOutage(Refused):
@@ -55,16 +62,19 @@ class AllowAll:
         """Permits, with the configured defaults."""
         return Verdict(permit=True, policy_version="authorization-disabled")
 
+    async def evaluate_many(self, questions: Sequence[Question]) -> list[Verdict | Denied]:
+        """Permits all."""
+        return [await self.evaluate(question) for question in questions]
+
 
 class PdpAccess:
-    """Asks one PDP. `timeout_seconds` bounds the call; waiting for a turn is bounded by as much again."""
+    """Asks one PDP. `timeout_seconds` bounds a call; waiting for a turn is bounded by as much again."""
 
     def __init__(self, pdp: Pdp, clock: Clock, timeout_seconds: float) -> None:
         self._pdp = pdp
         self._clock = clock
         self._timeout = timeout_seconds
-        self._turns = asyncio.Semaphore(MAX_CONCURRENT)
-        self._waiting = 0
+        self._turns = Turns(MAX_CONCURRENT)
         self._breaker = CircuitBreaker()
 
     @property
@@ -78,42 +88,75 @@ class PdpAccess:
         Raises:
             Refused: whatever went wrong, as PDP_UNAVAILABLE with `Retry-After`, or a `Denied` of the PDP's own.
         """
-        if self._waiting >= MAX_WAITING:
-            raise PdpOutage("too many questions wait for the PDP")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise PdpOutage("no turn at the PDP in time") from None
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._call(question)
-        except Refused as refused:
-            if refused.code is Code.PDP_UNAVAILABLE:
-                metrics.PDP_ERRORS.inc()
-            raise
-        finally:
-            self._turns.release()
 
-    async def _call(self, question: Question) -> tuple[Verdict, float]:
-        asked = self._clock.elapsed()
-        pause = self._breaker.wait_seconds(asked)
-        if pause:
-            raise PdpOutage("the PDP was away: calls are held back", pause)
-        started = time.perf_counter()
-        try:
+        async def call() -> Verdict:
             with tracing.span("sidecar.pdp", question.trace, Kind.CLIENT) as span:
                 async with asyncio.timeout(self._timeout):
                     verdict = await self._pdp.evaluate(replace(question, trace=span.at))
                 span.note(permit=verdict.permit)
+                return verdict
+
+        return await self._in_turn(call, self._timeout)
+
+    async def ask_many(self, questions: Sequence[Question]) -> tuple[list[Verdict | Denied], float]:
+        """The verdicts, in the order of the questions, and the elapsed time at which the last of them came. A batch
+        takes one turn.
+
+        Raises:
+            Refused: PDP_UNAVAILABLE with `Retry-After`, for all of them.
+        """
+        if not questions:
+            return [], self._clock.elapsed()
+        limit = self._timeout * (1 + len(questions) / SLOWEST_BATCH)
+
+        async def call() -> list[Verdict | Denied]:
+            with tracing.span("sidecar.pdp", questions[0].trace, Kind.CLIENT) as span:
+                async with asyncio.timeout(limit):
+                    return await self._pdp.evaluate_many([replace(one, trace=span.at) for one in questions])
+
+        answers, answered = await self._in_turn(call, limit)
+        if len(answers) != len(questions):
+            raise no_answer(f"{len(answers)} verdicts for {len(questions)} questions")
+        return answers, answered
+
+    async def _in_turn(self, call: Callable[[], Awaitable[Answer]], limit: float) -> tuple[Answer, float]:
+        try:
+            await self._take_turn()
+            try:
+                return await self._call(call, limit)
+            finally:
+                self._turns.give_back()
+        except Refused as refused:
+            if refused.code is Code.PDP_UNAVAILABLE:
+                metrics.PDP_ERRORS.inc()
+            raise
+
+    async def _take_turn(self) -> None:
+        pause = self._breaker.held_seconds(self._clock.elapsed())
+        if pause:
+            raise _held_back(pause)  # nobody waits for a turn that would be refused
+        if self._turns.waiting >= MAX_WAITING:
+            raise PdpOutage("too many questions wait for the PDP")
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.take()
+        except TimeoutError:
+            raise PdpOutage("no turn at the PDP in time") from None
+
+    async def _call(self, call: Callable[[], Awaitable[Answer]], limit: float) -> tuple[Answer, float]:
+        asked = self._clock.elapsed()
+        pause = self._breaker.wait_seconds(asked)
+        if pause:
+            raise _held_back(pause)
+        started = time.perf_counter()
+        try:
+            answer = await call()
         except TimeoutError:
             self._failed("no answer in time")
         except PdpOutage as outage:
             self._failed(outage.detail, outage.retry_after_seconds)
         except Refused:
-            self._breaker.succeeded()  # it answers, if not as it should
+            self._answered()  # it answers, if not as it should
             raise
         except Exception as error:
             # Whatever a PDP's client throws, it is no permit and no traceback.
@@ -124,12 +167,18 @@ class PdpAccess:
             raise
         finally:
             metrics.PDP_SECONDS.observe(time.perf_counter() - started)
-        self._breaker.succeeded()
+        self._answered()
         answered = self._clock.elapsed()
-        if answered - asked > self._timeout + 1:
+        if answered - asked > limit + 1:
             # The process was suspended in between: the answer may be hours old, and its ttl counts from now.
             raise no_answer("the answer is older than the time limit")
-        return verdict, answered
+        return answer, answered
+
+    def _answered(self) -> None:
+        if self._breaker.is_open:
+            _log.info("pdp answers again")
+        self._breaker.succeeded()
+        self._turns.answered()
 
     def _failed(self, detail: str, at_least: float = 0.0) -> None:
         was_open = self._breaker.is_open
@@ -137,7 +186,13 @@ class PdpAccess:
         self._breaker.failed(now, at_least)
         if self._breaker.is_open and not was_open:
             _log.warning("pdp away, calls are held back", detail=detail)
+        if self._breaker.is_open:
+            self._turns.away()
         raise PdpOutage(detail, at_least)
+
+
+def _held_back(seconds: float) -> PdpOutage:
+    return PdpOutage("the PDP was away: calls are held back", seconds)
 
 
 def again(refused: Refused) -> Refused:

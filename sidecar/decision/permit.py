@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +65,14 @@ class Pdp(Protocol):
         Raises:
             Refused: PDP_UNAVAILABLE where no trustworthy answer came, `Denied` with OBLIGATION_UNMET where a permit
                 carries obligations that cannot be read in exactly one way.
+        """
+
+    async def evaluate_many(self, questions: Sequence[Question]) -> list[Verdict | Denied]:
+        """Asks several at once: one answer for each, in their order. What `evaluate` raises as `Denied` stands in its
+        place.
+
+        Raises:
+            Refused: PDP_UNAVAILABLE where one of them has no trustworthy answer; none then has.
         """
 
 

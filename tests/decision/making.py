@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from sidecar.caller.identity import Binding, BindingKind, Caller
 from sidecar.config.tree import Cedar, Config
 from sidecar.decision.cedar import CedarPdp
 from sidecar.decision.decide import Decider
-from sidecar.decision.permit import Obligations, Permit, Question, Verdict
+from sidecar.decision.permit import Denied, Obligations, Permit, Question, Verdict
 from sidecar.decision.question import question_of
 from sidecar.surface.operation import Operation, Purpose, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
@@ -84,6 +84,15 @@ class ScriptedPdp:
         if self.gate is not None:
             await self.gate.wait()
         return self.answer(question)
+
+    async def evaluate_many(self, questions: Sequence[Question]) -> list[Verdict | Denied]:
+        answers: list[Verdict | Denied] = []
+        for question in questions:
+            try:
+                answers.append(await self.evaluate(question))
+            except Denied as denied:
+                answers.append(denied)
+        return answers
 
     async def wait_until_asked(self, times: int = 1) -> None:
         async with asyncio.timeout(5):

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 Script = Callable[["Exchange"], Awaitable[None]]
 
@@ -58,7 +58,7 @@ class PdpServer:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
 
-    async def __aenter__(self) -> PdpServer:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "localhost", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         for other in self._server.sockets[1:]:

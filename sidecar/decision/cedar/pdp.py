@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -101,6 +101,17 @@ class CedarPdp:
                 Code.OBLIGATION_UNMET, "The permit's obligations cannot be met.", verdict=verdict, detail=str(error)
             ) from error
         return dataclasses.replace(verdict, obligations=strictest)
+
+    async def evaluate_many(self, questions: Sequence[Question]) -> list[Verdict | Denied]:
+        """Decides one after the other, with the event loop's other work in between; all by the set in force at each."""
+        answers: list[Verdict | Denied] = []
+        for question in questions:
+            try:
+                answers.append(await self.evaluate(question))
+            except Denied as denied:
+                answers.append(denied)
+            await asyncio.sleep(0)
+        return answers
 
     async def reload(self) -> bool:
         """Reads the folder again and puts the set in force at once, if it is another; whether it is.
