@@ -297,7 +297,8 @@ class Enforcement:
             correlation_id=trail.correlation_id,
         )
         body = error_body(refused.code, refused.message, trail.correlation_id, Dialect.of(inbound.target))
-        return Answer(refused.status, self._headers({}, trail) | dict(refused.headers), body)
+        challenge = self._authenticator.challenge(refused)
+        return Answer(refused.status, self._headers({}, trail) | challenge | dict(refused.headers), body)
 
     def _headers(self, given: Mapping[str, str], trail: Trail) -> dict[str, str]:
         return {

@@ -119,14 +119,24 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome of this produc
     """The request stops here.
 
     `message` is for the caller, `detail` for the operator's log only. `headers` go into the answer as they are
-    (`WWW-Authenticate`, `DPoP-Nonce`, `Retry-After`).
+    (`DPoP-Nonce`, `Retry-After`). `wanted` is what the answer's challenge asks for, by the challenge's own names
+    (`scope`, `acr_values`); the challenge itself is written by `sidecar.caller.challenge`.
     """
 
-    def __init__(self, code: Code, message: str, *, headers: Mapping[str, str] | None = None, detail: str = "") -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        wanted: Mapping[str, str] | None = None,
+        detail: str = "",
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.headers: Mapping[str, str] = headers or {}
+        self.wanted: Mapping[str, str] = wanted or {}
         self.detail = detail
 
     @property

@@ -16,20 +16,16 @@ from cachetools import LRUCache
 
 from sidecar.caller import jose
 from sidecar.caller.issuer_keys import MAX_KID_CHARS, IssuerKey, IssuerKeys, KeyNotFound
+from sidecar.caller.issuer_rules import MAX_TEXT_CHARS, Attributes, IssuerRules, Issuers, WrongKind
 from sidecar.clock import Clock
 from sidecar.config import Identity
 from sidecar.errors import Code, Refused
 
 MAX_TOKEN_CHARS: Final = 16 * 1024
-MAX_TEXT_CHARS: Final = 512
 MAX_SCOPES: Final = 256
 MAX_LIST: Final = 64
 MAX_ACT_DEPTH: Final = 4
 MAX_REMEMBERED_TOKENS: Final = 4096
-
-_NOT_ACCESS_TOKENS: Final = frozenset({"at_hash", "c_hash", "s_hash", "events"})
-"""Claims of ID tokens (OpenID Connect Core, section 3.3.2.11) and of logout and security event tokens (RFC 8417):
-where the `typ` is the general JWT, they tell the token apart (RFC 8725, section 3.12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +48,7 @@ class AccessToken:
     confirmation: Confirmation
     issuer: str
     subject: str
+    attributes: Attributes
     audience: tuple[str, ...]
     client_id: str
     act: Mapping[str, Any]
@@ -66,24 +63,13 @@ class AccessToken:
     system_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _IssuerRules:
-    algorithms: frozenset[str]
-    types: frozenset[str]
-
-
 class TokenVerifier:
     """Verifies access tokens of the configured issuers."""
 
     def __init__(self, identity: Identity, keys: IssuerKeys, clock: Clock) -> None:
         self._audience = identity.audience
         self._skew = identity.clock_skew_seconds
-        self._rules = {
-            issuer.issuer: _IssuerRules(
-                frozenset(issuer.algorithms), frozenset(_media_type(name) for name in issuer.token_types)
-            )
-            for issuer in identity.issuers
-        }
+        self._issuers = Issuers(identity)
         self._keys = keys
         self._clock = clock
         self._jws = jwt.PyJWS()
@@ -121,37 +107,37 @@ class TokenVerifier:
         claims = jose.json_object(jose.decode(payload_segment))
         signature = jose.decode(signature_segment)
 
-        issuer = claims.get("iss")
-        rules = self._rules.get(issuer) if type(issuer) is str else None
-        if type(issuer) is not str or rules is None:
+        rules = self._issuers.find(claims)
+        if rules is None:
             _invalid("the access token's issuer is not accepted")
-        algorithm, kid = _check_header(header, rules)
+        algorithm, kid = _check_header(header, claims, rules)
         try:
-            key = await self._keys.find(issuer, kid, algorithm)
+            key = await self._keys.find(rules.issuer, kid, algorithm)
         except KeyNotFound as error:
             _invalid("the access token's key is not known", detail=str(error))
         if not self._jws.get_algorithm_by_name(algorithm).verify(
             header_segment + b"." + payload_segment, key.public, signature
         ):
             _invalid("the access token's signature does not verify")
-        return self._read(claims, issuer, key, ath)
+        return self._read(claims, rules, key, ath)
 
-    def _read(self, claims: Mapping[str, Any], issuer: str, key: IssuerKey, ath: str) -> AccessToken:
-        for name in _NOT_ACCESS_TOKENS:
-            if name in claims:
-                _invalid("the token is not an access token")
+    def _read(self, claims: Mapping[str, Any], rules: IssuerRules, key: IssuerKey, ath: str) -> AccessToken:
         expires_at, issued_at, auth_time = _date(claims, "exp"), _date(claims, "iat"), _date(claims, "auth_time")
-        subject = _text(claims, "sub")
-        if expires_at is None or not subject:
-            _invalid("the access token has no exp or no sub")
+        if expires_at is None:
+            _invalid("the access token has no exp")
+        try:
+            subject, attributes = rules.subject_of(claims)
+        except WrongKind as error:
+            _invalid(str(error))
         token = AccessToken(
             ath=ath,
             key=key,
             not_before=max(_date(claims, "nbf") or 0, issued_at or 0) - self._skew,
             expires_at=expires_at,
             confirmation=_confirmation(claims),
-            issuer=issuer,
+            issuer=rules.issuer,
             subject=subject,
+            attributes=attributes,
             audience=self._check_audience(claims.get("aud")),
             client_id=_text(claims, "client_id") or _text(claims, "azp"),
             act=_act(claims["act"], MAX_ACT_DEPTH) if "act" in claims else {},
@@ -192,15 +178,16 @@ class TokenVerifier:
         return audience
 
 
-def _check_header(header: Mapping[str, Any], rules: _IssuerRules) -> tuple[str, str | None]:
+def _check_header(header: Mapping[str, Any], claims: Mapping[str, Any], rules: IssuerRules) -> tuple[str, str | None]:
     """The algorithm and `kid`. Never read: `jwk`; a token does not bring its own key (RFC 8725, section 3.5)."""
     if not jose.FORBIDDEN_HEADERS.isdisjoint(header) or "jwk" in header:
         _invalid("the access token's header holds a parameter that is not accepted")
     if "cty" in header:
         _invalid("nested tokens are not accepted")
-    typ = header.get("typ", "")
-    if type(typ) is not str or _media_type(typ) not in rules.types:
-        _invalid("the access token's typ is not accepted")
+    try:
+        rules.check_type(header, claims)
+    except WrongKind as error:
+        _invalid(str(error))
     algorithm = header.get("alg")
     if type(algorithm) is not str or algorithm not in rules.algorithms:
         _invalid("the access token's algorithm is not accepted")
@@ -208,11 +195,6 @@ def _check_header(header: Mapping[str, Any], rules: _IssuerRules) -> tuple[str, 
     if kid is not None and not jose.is_text(kid, MAX_KID_CHARS):
         _invalid("the access token's kid is not usable")
     return algorithm, kid
-
-
-def _media_type(name: str) -> str:
-    """RFC 7515, section 4.1.9: case does not count, and `application/` may be left out."""
-    return name.lower().removeprefix("application/")
 
 
 def _confirmation(claims: Mapping[str, Any]) -> Confirmation:

@@ -114,15 +114,14 @@ class Authenticator:
         """What every answer carries: the nonce for the next proof (RFC 9449, section 8.2)."""
         return {"DPoP-Nonce": self._nonces.current(self._clock.elapsed())} if self._has_nonce else {}
 
-    def challenge(self, code: Code, message: str, scope: str = "", acr_values: Iterable[str] = ()) -> dict[str, str]:
-        """The headers with which an answer of this code asks for what is missing; none where it asks for nothing."""
+    def challenge(self, refused: Refused) -> dict[str, str]:
+        """The headers with which an answer to this refusal asks for what is missing; none where it asks for nothing."""
         value = www_authenticate(
-            code,
-            message,
+            refused.code,
+            refused.message,
             self._config.identity.proof_algorithms,
             bearer=self._bearer,
-            scope=scope,
-            acr_values=tuple(acr_values),
+            wanted=refused.wanted,
         )
         return {"WWW-Authenticate": value} if value else {}
 
@@ -147,7 +146,7 @@ class Authenticator:
         except Refused as refusal:
             headers = refusal.headers
             if refusal.status == 401:
-                headers = {**headers, **self.challenge(refusal.code, refusal.message), **self.nonce_headers()}
+                headers = {**headers, **self.challenge(refusal), **self.nonce_headers()}
             if token is not None:
                 raise Unproven(refusal, headers, _caller(token, Binding(), "", credential)) from None
             raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
@@ -283,6 +282,7 @@ def _caller(token: AccessToken, binding: Binding, proof_jti: str, credential: st
         issuer=token.issuer,
         client_id=token.client_id,
         act=token.act,
+        attributes=token.attributes,
         scopes=token.scopes,
         audience=token.audience,
         acr=token.acr,

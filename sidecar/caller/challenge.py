@@ -32,14 +32,13 @@ def www_authenticate(
     algorithms: Sequence[str],
     *,
     bearer: bool = False,
-    scope: str = "",
-    acr_values: Sequence[str] = (),
+    wanted: Mapping[str, str] | None = None,
 ) -> str | None:
     """The value of `WWW-Authenticate`, None for a code that asks for nothing.
 
     `algorithms` are those taken in a proof. `bearer` adds the Bearer scheme, for tokens that are not bound or bound by
-    certificate. `description` is ASCII without quotation marks and backslashes, `scope` what is missing (RFC 6750),
-    `acr_values` what a step-up needs (RFC 9470, section 3).
+    certificate. `description` and `wanted` are ASCII without quotation marks and backslashes; `wanted` is the `scope`
+    that is missing (RFC 6750, section 3), or the `acr_values` and `max_age` that a step-up needs (RFC 9470, section 3).
     """
     error = ERRORS.get(code)
     if error is None:
@@ -49,8 +48,7 @@ def www_authenticate(
         for name, value in (
             ("error", error),
             ("error_description", description if error else ""),
-            ("scope", scope),
-            ("acr_values", " ".join(acr_values)),
+            *(wanted or {}).items(),
         )
         if value
     ]

@@ -54,14 +54,16 @@ class Caller:
     """An authenticated caller.
 
     Times are seconds since the epoch, from the token's claims. `act` is the delegation chain (RFC 8693) as it stood
-    in the token. `workflow_run_id`, `node_id`, `system_id` come from
-    claims only.
+    in the token. `attributes` are what else a policy may ask of the subject, as pairs of name and value: a service
+    account's namespace and pod, a certificate's SPIFFE ID. `workflow_run_id`, `node_id`, `system_id` come from claims
+    only.
     """
 
     subject: str
     issuer: str
     client_id: str = ""
     act: Mapping[str, Any] = field(default_factory=dict)
+    attributes: tuple[tuple[str, str], ...] = ()
     scopes: frozenset[str] = frozenset()
     audience: tuple[str, ...] = ()
     acr: str = ""

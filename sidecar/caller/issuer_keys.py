@@ -1,4 +1,4 @@
-"""The keys of the issuers: JWKS by URI or by file (RFC 7517, section 5), never fetched per request.
+"""The keys of the issuers: JWKS by URI, by metadata or by file (RFC 7517, section 5), never fetched per request.
 
 A key is looked up under its token's issuer only. A key set that cannot be read again is trusted for a while longer
 (STALE_LIMIT_SECONDS), then not at all; a key that a readable set no longer names is revoked at once.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import aiohttp
 import structlog
 
 from sidecar.caller import jose, jwk
+from sidecar.caller.key_fetch import MAX_JWKS_BYTES, KeyFetcher, Unreadable
 from sidecar.clock import Clock
 from sidecar.config import Issuer
 
@@ -25,9 +25,7 @@ REFRESH_SECONDS: Final = 600
 FLOOR_SECONDS: Final = 10
 """Between the beginnings of two fetches, whatever asks for them: a flood of unknown `kid`s costs one."""
 STALE_LIMIT_SECONDS: Final = 3600
-FETCH_TIMEOUT_SECONDS: Final = 5
 FILE_LOOK_SECONDS: Final = 1
-MAX_JWKS_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
 MAX_KID_CHARS: Final = 256
 
@@ -36,10 +34,6 @@ _log = structlog.get_logger(__name__)
 
 class KeyNotFound(Exception):  # noqa: N818 - an answer, not an error: the token is refused for it
     """No key, or more than one, could verify this token. The message is for the log."""
-
-
-class _Unreadable(Exception):  # noqa: N818 - the same
-    """No key set could be had. The message says why, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +46,8 @@ class IssuerKey:
     public: jwk.PublicKey = field(compare=False)
 
 
-def read_jwks(document: bytes, algorithms: Collection[str]) -> tuple[IssuerKey, ...]:
-    """The keys of a JWKS document that can verify one of these algorithms.
+def read_jwks(document: bytes, algorithms: Collection[str], use: str = "sig") -> tuple[IssuerKey, ...]:
+    """The keys of a JWKS document that can verify one of these algorithms, and are for this use.
 
     A key that cannot (for encryption, symmetric, of an unknown kind, too weak, published with its private part) is
     passed over, as RFC 7517, section 5 asks.
@@ -68,11 +62,11 @@ def read_jwks(document: bytes, algorithms: Collection[str]) -> tuple[IssuerKey, 
         raise jose.Malformed("the document is no key set")
     if len(entries) > MAX_KEYS:
         raise jose.Malformed("the key set holds too many keys")
-    found = (_read_key(entry, algorithms) for entry in entries if type(entry) is dict)
+    found = (_read_key(entry, algorithms, use) for entry in entries if type(entry) is dict)
     return tuple(key for key in found if key is not None)
 
 
-def _read_key(entry: Mapping[str, Any], algorithms: Collection[str]) -> IssuerKey | None:
+def _read_key(entry: Mapping[str, Any], algorithms: Collection[str], use: str) -> IssuerKey | None:
     kid = entry.get("kid")
     if kid is not None and not jose.is_text(kid, MAX_KID_CHARS):
         return None
@@ -83,7 +77,7 @@ def _read_key(entry: Mapping[str, Any], algorithms: Collection[str]) -> IssuerKe
     fitting = frozenset(
         algorithm
         for algorithm in algorithms
-        if jwk.KIND_OF_ALGORITHM.get(algorithm) is public.kind and jwk.restrictions_allow(entry, algorithm)
+        if jwk.KIND_OF_ALGORITHM.get(algorithm) is public.kind and jwk.restrictions_allow(entry, algorithm, use)
     )
     return IssuerKey(kid, fitting, public.thumbprint, public.key) if fitting else None
 
@@ -94,6 +88,8 @@ class _KeySet:
     def __init__(self, issuer: Issuer, clock: Clock) -> None:
         self.issuer = issuer.issuer
         self._algorithms = frozenset(issuer.algorithms)
+        # SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle's other keys verify certificates.
+        self._use = "jwt-svid" if issuer.issuer.startswith("spiffe://") else "sig"
         self._clock = clock
         self._keys: frozenset[IssuerKey] = frozenset()
         self._trusted_until = float("-inf")
@@ -142,7 +138,7 @@ class _KeySet:
 
     def _take(self, document: bytes) -> None:
         try:
-            self._keys = frozenset(read_jwks(document, self._algorithms))
+            self._keys = frozenset(read_jwks(document, self._algorithms, self._use))
         except jose.Malformed as error:
             self._fail(str(error))
             return
@@ -196,13 +192,12 @@ class FileKeySet(_KeySet):
 
 
 class UriKeySet(_KeySet):
-    """Keys from the issuer's `jwks_uri`: fetched at the start, every ten minutes, and for an unknown `kid`."""
+    """Keys from the issuer's `jwks_uri`: fetched at the start, every ten minutes, and for an unknown `kid`. Where it is
+    not configured the issuer's metadata are read each time, so that a new one is followed."""
 
-    def __init__(self, issuer: Issuer, uri: str, session: aiohttp.ClientSession, clock: Clock) -> None:
+    def __init__(self, issuer: Issuer, session: aiohttp.ClientSession, clock: Clock) -> None:
         super().__init__(issuer, clock)
-        self._uri = uri
-        self._ca_file = issuer.ca_file
-        self._session = session
+        self._fetcher = KeyFetcher(issuer, session)
         self._not_before = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
@@ -232,38 +227,13 @@ class UriKeySet(_KeySet):
 
     async def _fetch_and_take(self) -> None:
         try:
-            document = await self._fetch()
-        except _Unreadable as error:
+            document = await self._fetcher.fetch()
+        except Unreadable as error:
             self._fail(str(error))
         else:
             self._take(document)
         finally:
             self._fetching = None
-
-    async def _fetch(self) -> bytes:
-        try:
-            # Read anew for each fetch, so that a renewed CA counts without a restart.
-            tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
-            async with self._session.get(
-                self._uri,
-                allow_redirects=False,
-                auto_decompress=False,
-                headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS),
-                ssl=tls,
-            ) as response:
-                if response.status != 200:
-                    raise _Unreadable(f"the issuer answered {response.status}")
-                document = bytearray()
-                async for chunk in response.content.iter_any():
-                    document += chunk
-                    if len(document) > MAX_JWKS_BYTES:
-                        break
-                return bytes(document)
-        except TimeoutError:
-            raise _Unreadable("the issuer did not answer in time") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _Unreadable(f"the issuer cannot be reached: {type(error).__name__}") from None
 
 
 class IssuerKeys:
@@ -275,8 +245,8 @@ class IssuerKeys:
         for issuer in issuers:
             if issuer.jwks_file is not None:
                 self._sets[issuer.issuer] = FileKeySet(issuer, issuer.jwks_file, clock)
-            elif issuer.jwks_uri is not None:
-                self._sets[issuer.issuer] = UriKeySet(issuer, issuer.jwks_uri, session, clock)
+            else:
+                self._sets[issuer.issuer] = UriKeySet(issuer, session, clock)
 
     async def start(self) -> None:
         """Reads all key sets once, whether that works or not, and keeps those by URI fresh from then on."""

@@ -143,9 +143,10 @@ def _rsa(values: Mapping[str, str]) -> tuple[KeyKind, PublicKey]:
 _READERS: Final = {"EC": _elliptic, "OKP": _edwards, "RSA": _rsa}
 
 
-def restrictions_allow(jwk: Mapping[str, Any], algorithm: str) -> bool:
-    """Whether a JWK's own `use`, `key_ops` and `alg` (RFC 7517, sections 4.2 to 4.4) allow verifying with it."""
-    if jwk.get("use", "sig") != "sig" or jwk.get("alg", algorithm) != algorithm:
+def restrictions_allow(jwk: Mapping[str, Any], algorithm: str, use: str = "sig") -> bool:
+    """Whether a JWK's own `use`, `key_ops` and `alg` (RFC 7517, sections 4.2 to 4.4) allow verifying with it. A key
+    that does not say is for signatures."""
+    if jwk.get("use", "sig") != use or jwk.get("alg", algorithm) != algorithm:
         return False
     operations = jwk.get("key_ops")
     return operations is None or (type(operations) is list and "verify" in operations)

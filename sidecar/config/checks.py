@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sidecar.config.problems import Problem
-from sidecar.config.tree import Config, Environment
+from sidecar.config.tree import Config, Environment, Issuer, is_trust_domain
 
 
 def cross_checks(config: Config) -> list[Problem]:
@@ -204,19 +204,51 @@ def _check_identity(config: Config) -> list[Problem]:
         found.append(Problem("identity.issuers", "is empty, nobody could call", "name at least one issuer"))
     if not identity.audience:
         found.append(Problem("identity.audience", "is empty", "name the audience that tokens must carry"))
-    seen: set[str] = set()
     for index, issuer in enumerate(identity.issuers):
-        key = f"identity.issuers.{index}"
-        if (issuer.jwks_uri is None) == (issuer.jwks_file is None):
-            found.append(Problem(f"{key}.jwks_uri", "give exactly one of jwks_uri and jwks_file", "remove one"))
-        if issuer.jwks_uri is not None:
-            found += _check_url(f"{key}.jwks_uri", issuer.jwks_uri, config)
-        if issuer.issuer in seen:
-            found.append(Problem(f"{key}.issuer", "stands twice", "remove one"))
-        seen.add(issuer.issuer)
-        found += _files({f"{key}.jwks_file": issuer.jwks_file, f"{key}.ca_file": issuer.ca_file})
+        found += _check_issuer(f"identity.issuers.{index}", issuer, config)
+        others = identity.issuers[:index]
+        if issuer.issuer in {other.issuer for other in others}:
+            found.append(Problem(f"identity.issuers.{index}.issuer", "stands twice", "remove one"))
+        elif (domain := issuer.svid_domain) and domain in {other.svid_domain for other in others}:
+            found.append(
+                Problem(f"identity.issuers.{index}.trust_domain", "two issuers have the same", "remove one issuer")
+            )
     if identity.pod.enabled and identity.pod.token_file is None:
         found.append(Problem("identity.pod.token_file", "is missing", "name the projected token's file"))
+    return found
+
+
+def _check_issuer(key: str, issuer: Issuer, config: Config) -> list[Problem]:
+    found: list[Problem] = []
+    if issuer.jwks_uri is not None and issuer.jwks_file is not None:
+        found.append(Problem(f"{key}.jwks_uri", "jwks_uri and jwks_file are given", "remove one"))
+    if issuer.jwks_uri is not None:
+        found += _check_url(f"{key}.jwks_uri", issuer.jwks_uri, config)
+    elif issuer.jwks_file is None:
+        found += [
+            Problem(f"{key}.issuer", f"tells of no keys: {problem.message}", "give jwks_uri or jwks_file")
+            for problem in _check_url(key, issuer.issuer, config)
+        ]
+    is_domain = issuer.issuer.startswith("spiffe://")
+    if is_domain and issuer.kind not in (None, "spiffe"):
+        found.append(Problem(f"{key}.kind", "a spiffe:// issuer gives JWT-SVIDs", "write spiffe, or remove it"))
+    elif issuer.kind != "spiffe" and not is_domain and issuer.trust_domain is not None:
+        found.append(Problem(f"{key}.trust_domain", "is for JWT-SVIDs", "set kind: spiffe, or remove it"))
+    elif issuer.kind == "spiffe" and not is_domain and issuer.trust_domain is None:
+        found.append(Problem(f"{key}.trust_domain", "is missing", "name the trust domain of the JWT-SVIDs"))
+    elif is_domain and issuer.trust_domain is not None:
+        found.append(Problem(f"{key}.trust_domain", "the issuer names it already", "remove it"))
+    elif issuer.svid_domain is not None and not is_trust_domain(issuer.svid_domain):
+        found.append(Problem(f"{key}.trust_domain", "is no trust domain's name", "write it as in spiffe://<it>/path"))
+    if issuer.token_file is not None and issuer.jwks_file is not None:
+        found.append(Problem(f"{key}.token_file", "is for fetching keys, which come from a file", "remove it"))
+    found += _files(
+        {
+            f"{key}.jwks_file": issuer.jwks_file,
+            f"{key}.ca_file": issuer.ca_file,
+            f"{key}.token_file": issuer.token_file,
+        }
+    )
     return found
 
 

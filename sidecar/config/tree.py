@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,13 +118,29 @@ Algorithm = Literal["ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512
 ProofAlgorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
 
 
+_SPIFFE = "spiffe://"
+
+
+def is_trust_domain(name: str) -> bool:
+    """Whether this names a SPIFFE trust domain (SPIFFE ID, section 2.1)."""
+    return re.fullmatch(r"[a-z0-9._-]{1,255}", name) is not None
+
+
 class Issuer(_Section):
-    """An authorization server whose access tokens are taken. Keys come from `jwks_uri` or from `jwks_file`."""
+    """Whose tokens are taken. Keys come from `jwks_uri`, from `jwks_file`, or from where the issuer's metadata say."""
 
     issuer: str
+    """A token's `iss`; for JWT-SVIDs `spiffe://<trust domain>`, or the `iss` that the SPIFFE server writes."""
+    kind: Literal["oauth", "kubernetes", "spiffe"] | None = None
+    """`kubernetes`: service-account tokens; `spiffe`: JWT-SVIDs. Where absent: `spiffe` for a `spiffe://` issuer, else
+    OAuth access tokens, and service-account tokens, told by their claim `kubernetes.io`."""
+    trust_domain: str | None = None
+    """Of JWT-SVIDs, where `issuer` does not name it."""
     jwks_uri: str | None = None
     jwks_file: Path | None = None
     ca_file: Path | None = None
+    token_file: Path | None = None
+    """A bearer token sent to the issuer where keys are fetched, as a cluster's API server asks for."""
     algorithms: Annotated[list[Algorithm], BeforeValidator(_split_commas), Field(min_length=1)] = [
         "ES256",
         "RS256",
@@ -131,12 +148,28 @@ class Issuer(_Section):
     ]
     token_types: Annotated[CommaList, Field(min_length=1)] = ["at+jwt", "JWT"]
 
+    @property
+    def svid_domain(self) -> str | None:
+        """The trust domain of an issuer of JWT-SVIDs; None for every other one."""
+        if self.issuer.startswith(_SPIFFE):
+            return self.issuer.removeprefix(_SPIFFE)
+        return self.trust_domain if self.kind == "spiffe" else None
+
 
 class Pod(_Section):
     """The pod itself as the caller, for applications that cannot be changed."""
 
     enabled: bool = False
     token_file: Path | None = None
+
+
+class ClientCertificates(_Section):
+    """What a client certificate is beside what a token may be bound to. With `subject: spiffe` an X.509-SVID of the
+    trust domain is a caller of its own where the request has no token; `listen.tls.client_ca_file` then holds that
+    trust domain's bundle and no other authority."""
+
+    subject: Literal["none", "spiffe"] = "none"
+    trust_domain: str | None = None
 
 
 class Identity(_Section):
@@ -148,6 +181,7 @@ class Identity(_Section):
     issuers: list[Issuer] = []
     clock_skew_seconds: Annotated[int, Field(ge=0, le=60)] = 5
     pod: Pod = Pod()
+    client_certificates: ClientCertificates = ClientCertificates()
     proof_algorithms: Annotated[list[ProofAlgorithm], BeforeValidator(_split_commas), Field(min_length=1)] = [
         "ES256",
         "ES384",

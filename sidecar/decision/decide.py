@@ -429,7 +429,7 @@ def _said_once(refused: Denied) -> Denied:
         return refused
     obligations = replace(refused.verdict.obligations, notifications=())
     verdict = replace(refused.verdict, obligations=obligations)
-    return Denied(refused.code, refused.message, verdict=verdict, headers=refused.headers, detail=refused.detail)
+    return Denied(refused.code, refused.message, verdict=verdict, wanted=refused.wanted, detail=refused.detail)
 
 
 def _too_many_uses(operation: Operation, grant: Grant) -> Denied:

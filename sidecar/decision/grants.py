@@ -43,6 +43,7 @@ def grant_key(operation: Operation, caller: Caller, tenant_id: str) -> GrantKey:
         operation.purpose,
         caller.issuer,
         caller.client_id,
+        caller.attributes,
         caller.binding.kind,
         caller.binding.thumbprint,
         caller.scopes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
-from sidecar.decision.challenge import challenge
 from sidecar.errors import Code, Refused
 from sidecar.surface.operation import SCOPE, Operation
 
@@ -15,14 +14,13 @@ class Guard:
     def __init__(self, config: Config) -> None:
         self._mounts = frozenset(mount.strip("/") for mount in config.tenant.allowed_mounts)
         self._enforces_scopes = config.scopes.enforce
-        self._algorithms = config.identity.proof_algorithms
 
     def check(self, operation: Operation, caller: Caller) -> None:
         """Lets a request on to the decision.
 
         Raises:
-            Refused: TENANT_MOUNT_MISMATCH outside the tenant's mounts; SCOPE_MISSING, with the challenge of RFC 6750,
-                section 3.1, where scopes are enforced and the token lacks the purpose's.
+            Refused: TENANT_MOUNT_MISMATCH outside the tenant's mounts; SCOPE_MISSING, with the scope that the challenge
+                asks for, where scopes are enforced and the token lacks the purpose's.
         """
         if operation.uri.mount not in self._mounts:
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
@@ -33,5 +31,5 @@ class Guard:
             raise Refused(
                 Code.SCOPE_MISSING,
                 f"The access token lacks the scope {scope}.",
-                headers=challenge(caller, self._algorithms, "insufficient_scope", scope=scope),
+                wanted={"scope": scope},
             )

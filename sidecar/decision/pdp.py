@@ -199,6 +199,6 @@ def again(refused: Refused) -> Refused:
     """The same refusal for another caller: an exception object is raised once."""
     if isinstance(refused, Denied):
         return Denied(
-            refused.code, refused.message, verdict=refused.verdict, headers=refused.headers, detail=refused.detail
+            refused.code, refused.message, verdict=refused.verdict, wanted=refused.wanted, detail=refused.detail
         )
     return Refused(refused.code, refused.message, headers=refused.headers, detail=refused.detail)

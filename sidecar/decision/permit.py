@@ -81,9 +81,9 @@ class Denied(Refused):
     `remembered` where it comes from the negative cache."""
 
     def __init__(
-        self, code: Code, message: str, *, verdict: Verdict, headers: Mapping[str, str] | None = None, detail: str = ""
+        self, code: Code, message: str, *, verdict: Verdict, wanted: Mapping[str, str] | None = None, detail: str = ""
     ) -> None:
-        super().__init__(code, message, headers=headers, detail=detail)
+        super().__init__(code, message, wanted=wanted, detail=detail)
         self.verdict = verdict
         self.remembered = False
 

@@ -39,6 +39,7 @@ def question_of(
                 "issuer": caller.issuer,
                 "scopes": sorted(caller.scopes),
                 "amr": list(caller.amr),
+                **dict(caller.attributes),
                 **_known(
                     client_id=caller.client_id, act=dict(caller.act), acr=caller.acr, auth_time=caller.auth_time or None
                 ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
-from sidecar.decision.challenge import challenge
 from sidecar.decision.obligations import unmeetable
 from sidecar.decision.permit import Denied, Obligations, Verdict
 from sidecar.errors import Code, Refused
@@ -17,7 +16,6 @@ class Terms:
     def __init__(self, config: Config, *, publishes_notifications: bool) -> None:
         self._grants = config.grants
         self._skew = config.identity.clock_skew_seconds
-        self._algorithms = config.identity.proof_algorithms
         self._publishes_notifications = publishes_notifications
 
     def refusal(self, verdict: Verdict, operation: Operation, caller: Caller, wall: float) -> Refused | None:
@@ -31,9 +29,7 @@ class Terms:
                 Code.STEP_UP_REQUIRED,
                 "A stronger authentication is needed.",
                 verdict=verdict,
-                headers=challenge(
-                    caller, self._algorithms, "insufficient_user_authentication", **_asked_for(obligations)
-                ),
+                wanted=_asked_for(obligations),
                 detail=verdict.reason,
             )
         if not verdict.permit:

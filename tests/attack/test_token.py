@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwcrypto import jwe
 from jwcrypto.jwk import JWK
 
-from sidecar.caller import issuer_keys
+from sidecar.caller import issuer_keys, key_fetch
 from sidecar.door.head import Head
 from sidecar.errors import Code
 from tests.support.desk import PATH, Desk, open_desk
@@ -451,7 +451,7 @@ async def test_token_06_a_jwks_endpoint_that_misbehaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
 ) -> None:
     """Keys once read outlive an endpoint that fails, for an hour; not one that says there are none."""
-    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(key_fetch, "FETCH_TIMEOUT_SECONDS", 0.2)
     issuer = Issuer("https://remote.example")
     async with JwksServer(issuer.jwks()) as server:
         issuers = [{"issuer": issuer.url, "jwks_uri": server.url, "algorithms": ["ES256"]}]

@@ -21,7 +21,7 @@ def test_a_missing_nonce_is_asked_for_as_rfc_9449_section_9_does() -> None:
 
 
 def test_a_missing_scope_is_named() -> None:
-    value = www_authenticate(Code.SCOPE_MISSING, "More.", ALGORITHMS, bearer=True, scope="secrets.read")
+    value = www_authenticate(Code.SCOPE_MISSING, "More.", ALGORITHMS, bearer=True, wanted={"scope": "secrets.read"})
     assert value == (
         'DPoP error="insufficient_scope", error_description="More.", scope="secrets.read", algs="ES256 EdDSA", '
         'Bearer error="insufficient_scope", error_description="More.", scope="secrets.read"'
@@ -29,7 +29,7 @@ def test_a_missing_scope_is_named() -> None:
 
 
 def test_a_step_up_says_to_what() -> None:
-    value = www_authenticate(Code.STEP_UP_REQUIRED, "More.", ALGORITHMS, acr_values=("phr", "mfa"))
+    value = www_authenticate(Code.STEP_UP_REQUIRED, "More.", ALGORITHMS, wanted={"acr_values": "phr mfa"})
     assert value is not None
     assert 'error="insufficient_user_authentication"' in value
     assert 'acr_values="phr mfa"' in value

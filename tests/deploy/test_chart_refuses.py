@@ -62,7 +62,14 @@ class TestMissing:
             {"ops.upstream.address": "http://localhost.evil.example:8200"},
             {"ops.upstream.address": "http://127.0.0.1.evil.example"},
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "http://idp.example/jwks"}]},
-            {"ops.identity.issuers": [{"issuer": "https://a"}]},
+            {"ops.identity.issuers": [{"issuer": "idp.example"}]},
+            {"ops.identity.issuers": [{"issuer": "http://idp.example"}]},
+            {"ops.identity.issuers": [{"issuer": "spiffe://acme.example"}]},
+            {
+                "ops.identity.issuers": [
+                    {"issuer": "https://a", "kind": "spiffe", "trustDomain": "a", "trust_domain": "a"}
+                ]
+            },
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "https://a/1", "jwks_uri": "https://a/2"}]},
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "https://a/1"}] * 2},
             {"ops.authorization.pdp": "authzen"},
@@ -164,6 +171,8 @@ class TestSchema:
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "https://a/1", "algorithms": ["none"]}]},
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "https://a/1", "algorithms": ["HS256"]}]},
             {"ops.identity.issuers": [{"issuer": "https://a", "jwksUri": "file:///etc/shadow"}]},
+            {"ops.identity.issuers": [{"issuer": "https://a", "kind": "saml"}]},
+            {"ops.identity.issuers": [{"issuer": "https://a", "kind": "spiffe", "trustDomain": "a/b"}]},
             {"ops.grants.defaultMaxUses": 0},
             {"ops.grants.defaultTtlSeconds": 1.5},
             {"ops.grants.maxTtlSeconds": -1},

@@ -47,8 +47,10 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
         "ops.upstream.caConfigMap": "openbao-ca",
         "ops.identity.issuers": [
             {"issuer": "https://idp.example", "jwksUri": "https://idp.example/jwks"},
+            {"issuer": "https://oidc.acme.example", "kind": "spiffe", "trustDomain": "acme.example"},
             {
                 "issuer": "https://kubernetes.default.svc",
+                "kind": "kubernetes",
                 "jwks_uri": "https://kubernetes.default.svc/openid/v1/jwks",
                 "algorithms": ["RS256"],
                 "token_types": ["JWT"],

@@ -147,6 +147,37 @@ class Issuer:
         """An access token bound to a client certificate by its SHA-256 thumbprint (RFC 8705)."""
         return self.token(cnf={"x5t#S256": x5t}, **claims)
 
+    def service_account_token(
+        self, namespace: str = "shop", name: str = "app", header: Mapping[str, Any] | None = None, **claims: Any
+    ) -> str:
+        """A projected token, as kube-apiserver 1.34 writes them: no `typ`, no `client_id`, a list as `aud`."""
+        now = int(self.now())
+        good: dict[str, Any] = {
+            "aud": [AUDIENCE],
+            "exp": now + 3600,
+            "iat": now,
+            "iss": self.url,
+            "jti": str(uuid.uuid4()),
+            "kubernetes.io": {
+                "namespace": namespace,
+                "node": {"name": "node-1", "uid": "8b1f0e5e-4f0b-4c79-9d1c-0d6b7f3c1a11"},
+                "pod": {"name": f"{name}-5d9f", "uid": "2f4d9a77-7a51-4b4e-a2ad-3a6f7d1e9c22"},
+                "serviceaccount": {"name": name, "uid": "c0a8e3f1-93b7-4a52-8d0e-6f5b2d4c7e33"},
+                "warnafter": now + 3607,
+            },
+            "nbf": now,
+            "sub": f"system:serviceaccount:{namespace}:{name}",
+        }
+        claims = {name: value for name, value in (good | claims).items() if value is not None}
+        return self.compact({"alg": self.algorithm, "kid": self.kid} | dict(header or {}), claims)
+
+    def svid(self, subject: str, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
+        """A JWT-SVID as SPIRE writes them: no `iss`, no `jti`."""
+        now = int(self.now())
+        good: dict[str, Any] = {"aud": [AUDIENCE], "exp": now + 300, "iat": now, "sub": subject}
+        claims = {name: value for name, value in (good | claims).items() if value is not None}
+        return self.compact({"alg": self.algorithm, "kid": self.kid, "typ": "JWT"} | dict(header or {}), claims)
+
     def compact(self, header: Mapping[str, Any] | bytes, payload: Mapping[str, Any] | bytes) -> str:
         """A token of exactly these bytes, signed with the issuer's key."""
         return compact(header, payload, self.sign)

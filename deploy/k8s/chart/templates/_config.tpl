@@ -38,7 +38,10 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 
 {{- $issuers := list -}}
 {{- range $index, $given := $ops.identity.issuers -}}
-{{- $issuer := dict "issuer" $given.issuer "jwks_uri" (default $given.jwks_uri $given.jwksUri) -}}
+{{- $issuer := dict "issuer" $given.issuer -}}
+{{- with (default $given.jwks_uri $given.jwksUri) }}{{ $_ := set $issuer "jwks_uri" . }}{{ end -}}
+{{- with $given.kind }}{{ $_ := set $issuer "kind" . }}{{ end -}}
+{{- with (default $given.trust_domain $given.trustDomain) }}{{ $_ := set $issuer "trust_domain" . }}{{ end -}}
 {{- with $given.algorithms }}{{ $_ := set $issuer "algorithms" . }}{{ end -}}
 {{- with (default $given.token_types $given.tokenTypes) }}{{ $_ := set $issuer "token_types" . }}{{ end -}}
 {{- if $given.caConfigMap }}{{ $_ := set $issuer "ca_file" (printf "/etc/sidecar/trust/issuer-%d.crt" $index) }}{{ end -}}

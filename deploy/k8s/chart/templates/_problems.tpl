@@ -42,9 +42,14 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- if and $issuer.tokenTypes $issuer.token_types -}}
 {{- $found = append $found (printf "%s: tokenTypes and token_types are the same key → remove one" $key) -}}
 {{- end -}}
+{{- if and $issuer.trustDomain $issuer.trust_domain -}}
+{{- $found = append $found (printf "%s: trustDomain and trust_domain are the same key → remove one" $key) -}}
+{{- end -}}
 {{- $uri := default "" (default $issuer.jwks_uri $issuer.jwksUri) -}}
 {{- if not $uri -}}
-{{- $found = append $found (printf "%s.jwksUri: is missing → give the URL of the issuer's keys" $key) -}}
+{{- if not (or (hasPrefix "https://" $issuer.issuer) (and (not $prod) (hasPrefix "http://" $issuer.issuer))) -}}
+{{- $found = append $found (printf "%s.jwksUri: is missing, and the issuer is no https URL that tells it → give the URL of the issuer's keys" $key) -}}
+{{- end -}}
 {{- else if and $prod (include "openbao-sidecar.isPlain" $uri) -}}
 {{- $found = append $found (printf "%s.jwksUri: plain http where ops.environment is prod → use https" $key) -}}
 {{- end -}}
