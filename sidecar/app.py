@@ -35,6 +35,8 @@ from sidecar.decision.question import question_of
 from sidecar.door.server import Door
 from sidecar.door.tls import reload_certificate, server_context
 from sidecar.enforcement import Enforcement
+from sidecar.leases.book import LeaseBook
+from sidecar.leases.ledger import Ledger
 from sidecar.mount_source import MountSource, table_for_commands
 from sidecar.ops import metrics, tracing
 from sidecar.ops.debug import add_debug
@@ -158,6 +160,11 @@ class Sidecar:
         if mounts.is_discovered:
             self._background(mounts.keep_fresh())
 
+        ledger = Ledger(config.audit.spool_dir, tenant_salt(config), config.limits.max_leases)
+        leases = self._leases = LeaseBook(ledger, config.tenant.id or "", lambda: mounts.table, clock)
+        await leases.open()
+        stack.push_async_callback(leases.close)
+
         authenticator = self._authenticator = Authenticator(config, clock, http)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
@@ -178,6 +185,7 @@ class Sidecar:
             decider=self._decider,
             journal=journal,
             upstream=upstream,
+            leases=leases,
             release=Release(login),
             refs=resource_refs(config),
             tenant_id=config.tenant.id or "",
@@ -307,11 +315,13 @@ class Sidecar:
             "upstream": upstream,
             "keys": keys,
             "mounts": mounts,
+            "leases": lambda: Check(True, warning=self._leases.warning),
             "pdp": pdp,
         }
 
     def _refresh_gauges(self) -> None:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
+        metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
         for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
             metrics.CACHE_ENTRIES.labels(cache).set(size)
 
@@ -330,13 +340,16 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 # -- parts that commands use without a running proxy ----------------------------------------------------------------
 def resource_refs(config: Config) -> ResourceRefs:
     """The tenant's references, from its salt or salt file."""
+    return ResourceRefs(config.tenant.id or "", tenant_salt(config))
+
+
+def tenant_salt(config: Config) -> bytes:
+    """The tenant's salt, from the configuration or its file."""
     if config.tenant.salt is not None:
-        salt = config.tenant.salt.get_secret_value().encode()
-    elif config.tenant.salt_file is not None:
-        salt = config.tenant.salt_file.read_bytes().strip()
-    else:
-        raise ValueError("tenant.salt is not configured")
-    return ResourceRefs(config.tenant.id or "", salt)
+        return config.tenant.salt.get_secret_value().encode()
+    if config.tenant.salt_file is not None:
+        return config.tenant.salt_file.read_bytes().strip()
+    raise ValueError("tenant.salt is not configured")
 
 
 async def ask_pdp(

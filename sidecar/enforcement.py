@@ -33,6 +33,7 @@ from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
 from sidecar.errors import Code, Dialect, Refused, error_body
+from sidecar.leases.book import LeaseBook
 from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
 from sidecar.surface import local_answers
@@ -68,6 +69,7 @@ class Enforcement:
         decider: Decider,
         journal: Journal,
         upstream: UpstreamClient,
+        leases: LeaseBook,
         release: Release,
         refs: ResourceRefs,
         tenant_id: str,
@@ -81,6 +83,7 @@ class Enforcement:
         self._decider = decider
         self._journal = journal
         self._upstream = upstream
+        self._leases = leases
         self._release = release
         self._refs = refs
         self._tenant_id = tenant_id
@@ -127,6 +130,9 @@ class Enforcement:
             return await self._answer_locally(route, caller, trail)
         operation = trail.operation = route.operation(body)
         trail.stage = Stage.GUARD
+        if operation.holds:
+            trail.lease_ref = self._refs.of_lease(operation.holds)
+            operation = trail.operation = await self._leases.claim(operation, caller)
         self._guard.check(operation, caller)
         trail.stage = Stage.DECISION
         permit = trail.permit = await self._decider.permit(
@@ -142,6 +148,8 @@ class Enforcement:
         """Forwards what was permitted. Whatever happens, the reservation is committed or refunded exactly once."""
         operation = permit.operation
         try:
+            if operation.issues is not None:
+                await self._leases.make_room(permit.caller)
             if operation.mutation:
                 await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
             answer = await self._forward(permit, trail)
@@ -193,6 +201,9 @@ class Enforcement:
             body = self._release.body(permit, answer.status, raw)
             trail.upstream_request_id = answer.request_id
             self._note_version(operation, answer.status, body, trail)
+            if answer.status < 300 and (operation.issues is not None or operation.holds):
+                held = await self._leases.note(operation, permit.caller, raw)
+                trail.lease_ref = self._refs.of_lease(held) if held else ""
             await self._write_outcome(permit, answer.status, trail)
             return Answer(answer.status, self._headers(answer.headers, trail), body)
         await self._write_outcome(permit, answer.status, trail)

@@ -63,6 +63,7 @@ class Trail:
     upstream_seconds: float | None = None
     upstream_request_id: str = ""
     kv_version: int | None = None
+    lease_ref: str = ""
 
     def __enter__(self) -> Trail:
         return self
@@ -132,13 +133,13 @@ class Trail:
             "system_id": None,
             "upstream": None,
             "kv_version": self.kv_version,
-            "lease_ref": None,
+            "lease_ref": self.lease_ref or None,
             "stage": None if effect is Effect.PERMIT or phase is Phase.INTENT else self.stage,
             "policies": None,
             "attributes_used": None,
             "grant_state": self.grant_state or None,
         }
-        if operation is not None:
+        if operation is not None and operation.uri is not None:
             ref = refs.of(operation.uri)
             fields["resource_ref"] = ref.resource_ref
             fields["parent_ref"] = ref.parent_ref

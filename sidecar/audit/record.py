@@ -107,6 +107,11 @@ class ResourceRefs:
         digest = hmac.digest(self._salt, text.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
+    def of_lease(self, held: str) -> str:
+        """`lease_ref`: how the audit names a lease or a certificate. No URI begins like that, so that no reference of
+        a lease is one of a secret."""
+        return self._mac(f"openbao-sidecar lease_ref {held}")
+
     def of(self, uri: SecretUri) -> ResourceRef:
         """The reference of a secret: of its URI without `?version`, and of that without `#fragment`."""
         remembered = self._remembered.get(uri)

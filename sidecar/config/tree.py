@@ -311,6 +311,8 @@ class Limits(_Section):
     max_connections: Positive = 1024
     max_in_flight: Positive = 256
     max_uri_bytes: Annotated[int, Field(ge=256, le=65_536)] = 4096
+    max_leases: Positive = 100_000
+    """Leases and certificates whose holders are remembered; beyond it none is made."""
 
 
 class Config(_Section):

@@ -58,6 +58,23 @@ class UpstreamRequest:
     content_type: str = "application/json"
 
 
+class Issue(StrEnum):
+    """What an operation hands out that can be renewed or revoked later, by the one it was handed to."""
+
+    LEASE = "lease"
+    CERTIFICATE = "certificate"
+
+
+def lease_of(lease_id: str) -> str:
+    """How a lease is called among what callers hold."""
+    return f"{Issue.LEASE}:{lease_id}"
+
+
+def certificate_of(mount: str, serial: str) -> str:
+    """How a certificate is called among what callers hold: `mount` is the full one, `serial` in colons, lower case."""
+    return f"{Issue.CERTIFICATE}:{mount}:{serial}"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One named operation on one secret.
@@ -65,6 +82,9 @@ class Operation:
     `mutation` is true for whatever changes or creates something upstream, whatever its method: its intent is
     recorded before it is forwarded. `uses` is what it spends of a grant (a batch of N spends N). `streams` is true
     where the answer may be passed on as it comes (plain KV reads), false where it must be held (leases, `auth`).
+
+    `issues` is what its answer hands out. `holds` names what its caller must hold (`lease_of`, `certificate_of`); `uri`
+    is then what issued it, for a certificate only once the ledger has said so.
     """
 
     name: str
@@ -74,6 +94,8 @@ class Operation:
     mutation: bool = False
     uses: int = 1
     streams: bool = False
+    issues: Issue | None = None
+    holds: str = ""
 
 
 class LocalAnswerKind(StrEnum):
@@ -107,11 +129,12 @@ class LocalAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a request's head already says of it. Its body may still make the purpose another."""
+    """What a request's head already says of it. Its body may still make the purpose another, or be what names the
+    secret: `uri` is None then."""
 
     name: str
     purpose: Purpose
-    uri: SecretUri
+    uri: SecretUri | None
 
 
 class Route(Protocol):

@@ -22,7 +22,7 @@ from sidecar.surface.fields import Reader as FieldReader
 from sidecar.surface.fields import read_fields
 from sidecar.surface.json_body import JSON, MERGE_PATCH, check_media_type, read_object, write
 from sidecar.surface.mounts import Place
-from sidecar.surface.operation import Named, Operation, Purpose, UpstreamRequest
+from sidecar.surface.operation import Issue, Named, Operation, Purpose, UpstreamRequest, certificate_of
 from sidecar.surface.query import Reader as QueryReader
 from sidecar.surface.query import encode_query, name_in_folder, number, read_values
 from sidecar.surface.secret_uri import SecretUri
@@ -66,10 +66,12 @@ def generic_name(segment: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a body decides: another purpose than the row's, and how many uses of a grant it spends."""
+    """What a body decides: another purpose than the row's, how many uses of a grant it spends, and the serial number of
+    the certificate that the caller must hold."""
 
     purpose: Purpose | None = None
     uses: int = 1
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Row:
 
     `uri` is the path of the secret's canonical URI in terms of the shapes' captures; where it is empty, the whole path
     below the mount. A query name `version` names the version in the URI. `mutation` is for rows that create
-    something although their purpose is to read.
+    something although their purpose is to read; `issues` for those that hand out what can be renewed or revoked.
     """
 
     operation: str
@@ -105,6 +107,7 @@ class Row:
     readers: Mapping[str, CaptureReader] = field(default_factory=dict)
     mutation: bool = False
     streams: bool = False
+    issues: Issue | None = None
 
     @property
     def changes(self) -> bool:
@@ -150,6 +153,14 @@ class Table:
             if not head:
                 break
         raise self._forbidden(asked)
+
+    def issues(self, path: tuple[str, ...]) -> bool:
+        """Whether this path below the mount is one that leases are made by."""
+        return any(
+            shape.row.issues is not None and shape.match(path) is not None
+            for shapes in self._index.values()
+            for shape in shapes
+        )
 
     def _forbidden(self, asked: Asked) -> Refused:
         if asked.folder and asked.verb is not Verb.LIST:
@@ -216,7 +227,15 @@ class TableRoute:
             MERGE_PATCH if row.verb is Verb.PATCH else JSON,
         )
         return Operation(
-            row.operation, reading.purpose or row.purpose, uri, request, row.changes, reading.uses, row.streams
+            row.operation,
+            reading.purpose or row.purpose,
+            uri,
+            request,
+            row.changes,
+            reading.uses,
+            row.streams,
+            row.issues,
+            certificate_of(uri.mount, reading.certificate) if reading.certificate else "",
         )
 
     def _read(self, spec: Body, body: bytes) -> tuple[bytes | None, Reading]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sidecar.door.head import Head
 from sidecar.errors import Code, Refused
-from sidecar.surface import local_answers
+from sidecar.surface import leases, local_answers
 from sidecar.surface.encoding import split_path
 from sidecar.surface.engines import ENGINES
 from sidecar.surface.headers import check_headers
@@ -47,6 +47,8 @@ class VaultApi:
         given = headers.get("x-vault-namespace")
         namespace = parse_namespace(given) if given else ""
         segments, folder = split_path(head.path[len(_API) :])
+        if segments[:2] == leases.ROOT:
+            return leases.LeaseRoute(head, segments, folder, namespace, self._table(), self._engines)
         if segments[0] in local_answers.OWNED:
             return local_answers.recognise(head, segments, folder, namespace)
         verb = METHODS.get(head.method)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import requests
 
 from sidecar.config import Upstream
 from sidecar.errors import Code, Refused
@@ -16,7 +18,10 @@ from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from sidecar.upstream.headers import SENT
 from sidecar.upstream.login import BrokerLogin
 from sidecar.upstream.release import Release
+from tests.real.database import Database
 from tests.real.openbao import OpenBao, TlsListener
+from tests.real.sidecar import SidecarProcess
+from tests.support.tokens import Issuer
 from tests.upstream.certificates import Authority
 from tests.upstream.raw_server import Exchange, FixedLogin, RawServer, answer, client_of, permit, plain
 
@@ -184,3 +189,132 @@ async def test_up_10_a_connection_that_dies_after_openbao_ran_the_request_runs_i
         assert failed.value.sent is True
         await (await client.forward(permit())).read(1000)
         assert [exchange.target for exchange in server.exchanges].count(b"/v1/secret/data/once") == 1
+
+
+# -- leases of others ----------------------------------------------------------------------------------------------
+OTHER_ISSUER = Issuer("https://other-idp.example")
+
+
+class Lessor:
+    """A sidecar whose policy permits everybody everything, and the credentials that `app` has."""
+
+    def __init__(self, sidecar: SidecarProcess, openbao: OpenBao, database: Database) -> None:
+        self.sidecar, self.openbao, self.database = sidecar, openbao, database
+        answer = self.ask("app", "GET", "/v1/db/creds/app").json()
+        self.lease_id, self.user = answer["lease_id"], answer["data"]
+
+    def ask(self, subject: str, method: str, path: str, body: Any = None, issuer: Issuer | None = None) -> Any:
+        """A request of somebody with a token of their own."""
+        token = (issuer or self.sidecar.issuer).token(sub=subject)
+        data = json.dumps(body) if body is not None else None
+        headers = {"X-Vault-Token": token, "Content-Type": "application/json"}
+        return requests.request(method, self.sidecar.url + path, data=data, headers=headers, timeout=30)
+
+    @property
+    def lives(self) -> bool:
+        """Whether `app` can still log in to its database."""
+        return self.database.takes(self.user["username"], self.user["password"])
+
+
+@pytest.fixture(scope="module")
+def lessor(
+    tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, database: Database, issuer: Issuer
+) -> Iterator[Lessor]:
+    folder = tmp_path_factory.mktemp("lessor")
+    issuers = [issuer.configured(folder / "one.json"), OTHER_ISSUER.configured(folder / "other.json")]
+    overrides = {
+        "mounts": [{"path": "db", "engine": "database"}],
+        "tenant": {"allowed_mounts": ["db"]},
+        "identity": {"binding": "preferred", "issuers": issuers},
+        "anti_replay": {"unbound_token": "off"},
+    }
+    process = SidecarProcess(folder, openbao, issuer, overrides)
+    (process.policies / "policies.cedar").write_text('@max_uses("1000") permit (principal, action, resource);')
+    with process:
+        yield Lessor(process, openbao, database)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("action", ["renew", "revoke"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("url", "body", "post", "both", "own url, foreign body", "foreign url, own body", "slash", "encoded slash"),
+        *("double slash", "dots", "prefix", "the role", "list", "object", "twice", "form", "upper", "other field"),
+        *("query", "header", "legacy", "one letter less", "one letter more", "null", "padded", "same sub elsewhere"),
+    ],
+)
+def test_up_11_a_lease_is_renewed_or_revoked_by_nobody_but_its_holder(lessor: Lessor, action: str, way: str) -> None:
+    """Whoever asks, however the lease is named: OpenBao hears nothing of it, and the journal does."""
+    lease, base = lessor.lease_id, f"/v1/sys/leases/{action}"
+    own = lessor.ask("thief", "GET", "/v1/db/creds/app").json()["lease_id"] if "own" in way else ""
+    mark = lessor.openbao.mark()
+    asked: dict[str, tuple[str, str, Any]] = {
+        "url": ("PUT", f"{base}/{lease}", None),
+        "body": ("PUT", base, {"lease_id": lease}),
+        "post": ("POST", base, {"lease_id": lease}),
+        "both": ("PUT", f"{base}/{lease}", {"lease_id": lease}),
+        "own url, foreign body": ("PUT", f"{base}/{own}", {"lease_id": lease}),
+        "foreign url, own body": ("PUT", f"{base}/{lease}", {"lease_id": own}),
+        "slash": ("PUT", f"{base}/{lease}/", None),
+        "encoded slash": ("PUT", f"{base}/{lease.replace('/', '%2f')}", None),
+        "double slash": ("PUT", base, {"lease_id": lease.replace("/", "//", 1)}),
+        "dots": ("PUT", base, {"lease_id": lease.replace("creds/", "creds/../creds/")}),
+        "prefix": ("PUT", base, {"lease_id": lease.rpartition("/")[0] + "/"}),
+        "the role": ("PUT", base, {"lease_id": lease.rpartition("/")[0]}),
+        "list": ("PUT", base, {"lease_id": [lease]}),
+        "object": ("PUT", base, {"lease_id": {"0": lease}}),
+        "other field": ("PUT", base, {"url_lease_id": lease}),
+        "upper": ("PUT", base, {"lease_id": lease, "Lease_Id": "x"}),
+        "query": ("PUT", f"{base}?lease_id={lease}", {}),
+        "legacy": ("PUT", f"/v1/sys/{action}/{lease}", None),
+        "one letter less": ("PUT", base, {"lease_id": lease[:-1]}),
+        "one letter more": ("PUT", base, {"lease_id": lease + "x"}),
+        "null": ("PUT", f"{base}/{lease}", {"lease_id": None}),
+        "padded": ("PUT", base, {"lease_id": f" {lease}"}),
+        "same sub elsewhere": ("PUT", base, {"lease_id": lease}),
+    }
+    if way in ("twice", "form", "header"):
+        data, kind = {
+            "twice": (b'{"lease_id":"x","lease_id":"%b"}' % lease.encode(), "application/json"),
+            "form": (b"lease_id=" + lease.encode(), "application/x-www-form-urlencoded"),
+            "header": (b'{"lease_id":"%b"}' % lease.encode(), "application/json"),
+        }[way]
+        token = lessor.sidecar.issuer.token(sub="thief")
+        given = {"X-Vault-Token": token, "Content-Type": kind} | ({"X-HTTP-Method": "PUT"} if way == "header" else {})
+        answer = requests.put(lessor.sidecar.url + base, data=data, headers=given, timeout=30)
+    elif way == "same sub elsewhere":
+        answer = lessor.ask("app", *asked[way], issuer=OTHER_ISSUER)
+    else:
+        answer = lessor.ask("thief", *asked[way])
+    assert 400 <= answer.status_code < 500, answer.text
+    if way in ("url", "body", "post", "both", "one letter less", "one letter more", "same sub elsewhere", "the role"):
+        foreign = (answer.status_code, answer.json()["code"], answer.json()["errors"])
+        unknown = lessor.ask("thief", "PUT", base, {"lease_id": "db/creds/app/" + "x" * 24})
+        assert foreign == (unknown.status_code, unknown.json()["code"], unknown.json()["errors"])
+        assert foreign[:2] == (403, "OPERATION_FORBIDDEN")
+    assert [request["path"] for request in lessor.openbao.requests(since=mark) if "lease" in request["path"]] == []
+    assert lessor.lives
+
+
+@pytest.mark.real
+def test_up_11_a_refused_attempt_at_a_lease_is_recorded_with_whose_secret_it_is(lessor: Lessor) -> None:
+    lessor.ask("thief", "PUT", f"/v1/sys/leases/revoke/{lessor.lease_id}")
+    lessor.ask("app", "PUT", f"/v1/sys/leases/renew/{lessor.lease_id}", {"increment": 60})
+    records = lessor.sidecar.records()
+    denied = next(r for r in reversed(records) if r["event"] == "SECRET_DENY")
+    renewed = records[-1]
+    assert (denied["operation"], denied["code"]) == ("lease.revoke", "OPERATION_FORBIDDEN")
+    assert denied["subject"]["sub"] == "thief"
+    assert denied["lease_ref"] == renewed["lease_ref"] is not None
+    assert denied["resource_ref"] == renewed["resource_ref"] is not None
+
+
+@pytest.mark.real
+def test_up_11_an_answer_with_a_lease_tells_nothing_of_the_token_it_was_made_under(lessor: Lessor) -> None:
+    answer = lessor.ask("app", "GET", "/v1/db/creds/app")
+    assert answer.json().keys() >= {"lease_id", "lease_duration", "renewable", "data"}
+    assert (answer.json()["auth"], answer.json()["wrap_info"]) == (None, None)
+    accessors = lessor.openbao.root().list("auth/token/accessors")["data"]["keys"]
+    for canary in (lessor.openbao.root_token, *accessors):
+        assert canary not in answer.text

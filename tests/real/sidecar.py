@@ -168,6 +168,10 @@ class SidecarProcess:
         given = {"X-Vault-Token": token} if token else {}
         return requests.get(f"{self.url}{path}", headers=given | headers, timeout=30)
 
+    def ready_text(self) -> str:
+        """What `/readyz` says."""
+        return requests.get(f"http://{LOOPBACK}:{self.ops_port}/readyz", timeout=5).text
+
     def metrics(self) -> str:
         """The exposition of `/metrics`."""
         return requests.get(f"http://{LOOPBACK}:{self.ops_port}/metrics", timeout=5).text

@@ -70,6 +70,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "transit.hash": {"input": "aGk="},
     "pki.issue": {"common_name": "a.test"},
     "pki.sign": {"csr": "none"},
+    "pki.revoke": {"serial_number": "0a:1b"},
 }
 METHODS: Final = {"GET": ("GET",), "LIST": ("LIST", "GET"), "POST": ("POST", "PUT"), "PATCH": ("PATCH",)}
 

@@ -21,6 +21,7 @@ DOCUMENTED: Final = {
     Purpose.DESTROY_VERSIONS: "kv2.destroy kv2.delete_all",
     Purpose.READ_METADATA: "kv2.metadata_read kv2.subkeys kv2.list kv1.list transit.read_key transit.list"
     " pki.read_ca pki.read_crl pki.read_cert pki.list",
+    Purpose.REVOKE: "pki.revoke",
 }
 ROWS: Final = [row for table in ENGINES.values() for row in table.rows]
 

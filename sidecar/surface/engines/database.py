@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.surface.operation import Purpose
+from sidecar.surface.operation import Issue, Purpose
 from sidecar.surface.table import Body, Row, Table, Verb
 
 _OPERATORS: Final = "connections and roles are the operator's, made on OpenBao itself"
@@ -15,7 +15,7 @@ _OPERATORS: Final = "connections and roles are the operator's, made on OpenBao i
 TABLE: Final = Table(
     "database",
     (
-        Row("database.creds", Purpose.READ, Verb.READ, ("creds/{role}",), mutation=True),
+        Row("database.creds", Purpose.READ, Verb.READ, ("creds/{role}",), mutation=True, issues=Issue.LEASE),
         Row("database.static_creds", Purpose.READ, Verb.READ, ("static-creds/{role}",)),
         Row(
             "database.rotate_role",

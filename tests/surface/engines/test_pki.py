@@ -63,7 +63,6 @@ def test_names_are_listed(folder: str) -> None:
         ("POST", "issuer/default/sign-verbatim"),
         ("GET", "issuer/default/pem"),
         ("POST", "cel/issue/web"),
-        ("POST", "revoke"),
         ("POST", "revoke-with-key"),
         ("POST", "tidy"),
         ("GET", "config/urls"),
@@ -97,3 +96,28 @@ def test_a_role_takes_its_fields_only_in_their_kind() -> None:
     assert refusal("POST", "/v1/pki/issue/web", b'{"alt_names": {"a": 1}}') is Code.MALFORMED_REQUEST
     assert refusal("POST", "/v1/pki/issue/web", b'{"alt_names": [["a"]]}') is Code.MALFORMED_REQUEST
     assert refusal("POST", "/v1/pki/issue/web", b'{"csr": "x"}') is Code.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("serial", ["0A-1b-2C", "0a:1B:2c", "0a:1b:2c"])
+def test_a_certificate_to_revoke_is_named_by_its_serial_number_in_one_spelling(serial: str) -> None:
+    asked = ask("POST", "/v1/pki/revoke", b'{"serial_number": "%s"}' % serial.encode())
+    assert (asked.name, asked.purpose, asked.mutation) == ("pki.revoke", Purpose.REVOKE, True)
+    assert asked.holds == "certificate:pki:0a:1b:2c"
+    assert asked.upstream.body == b'{"serial_number":"0a:1b:2c"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"serial_number": ""}',
+        b'{"serial_number": ["0a:1b"]}',
+        b'{"serial_number": 10}',
+        b'{"serial_number": "0a:1b,0c:1d"}',
+        b'{"certificate": "-----BEGIN CERTIFICATE-----"}',
+        b'{"serial_number": "0a:1b", "certificate": "-----BEGIN CERTIFICATE-----"}',
+    ],
+)
+def test_a_certificate_is_named_by_nothing_else(body: bytes) -> None:
+    assert refusal("POST", "/v1/pki/revoke", body) is Code.MALFORMED_REQUEST
