@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
 from sidecar.ops import metrics
-from tools import chart_docs
+from tools import chart_docs, surface_docs
 
 ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
 _ATTACK = re.compile(r"(?:async )?def test_(?P<group>[a-z]+)_(?P<number>\d\d)_(?P<what>\w+)")
@@ -162,7 +162,9 @@ PAGES = {
     "chart-values.md": chart_docs.page,
     "configuration.md": configuration,
     "errors.md": errors,
+    "headers.md": surface_docs.headers,
     "metrics.md": metrics_page,
+    "operations.md": surface_docs.operations,
 }
 
 

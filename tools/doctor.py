@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
 HELM, HELM_GO = "3.22.0", (1, 26)
 KAFKA = "4.4.0"
+NODE = (18, 0)
 TOOLCHAINS_SINCE = (1, 21)  # from here on Go fetches the toolchain that a module asks for, unless told not to
 ENVIRONMENT_GIB, BUILD_GIB, REST_GIB = 1.5, 2.5, 0.5
 
@@ -129,6 +130,20 @@ def maven() -> Finding:
     return Finding("mvn", dotted(version), TEST, "" if version else "does not run; has it a JDK?", packages)
 
 
+def node() -> Finding:
+    """Node runs node-vault, which npm fetches, once."""
+    version = numbers(said_by("node", "--version"))
+    problem = "" if version >= NODE else f"older than {dotted(NODE)}" if version else "missing; it runs node-vault"
+    return Finding("node", dotted(version), TEST, problem, "nodejs")
+
+
+def npm() -> Finding:
+    """npm fetches node-vault, once."""
+    if any(cache().glob("node-*/node_modules")):
+        return Finding("npm", "not needed: node-vault is there", TEST)
+    return program("npm", TEST, "npm")
+
+
 def space(name: str, folder: Path, gib: float) -> Finding:
     """Free disk space where something large goes."""
     while not folder.exists():
@@ -147,6 +162,8 @@ def findings() -> list[Finding]:
         program("make", ALL, "make"),
         go(),
         maven(),
+        node(),
+        npm(),
         program("curl", TEST, "curl"),
         space("disk, checkout", ROOT, environment),
         space("disk, caches", cache(), REST_GIB if helm_is_built() else BUILD_GIB),

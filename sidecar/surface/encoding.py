@@ -19,7 +19,10 @@ _SUB_DELIMS: Final = "!$&'()*+,;=:@"
 
 _plain_segment: Final = re.compile(f"[{_PCHAR}]*").fullmatch
 _plain_path: Final = re.compile(f"[{_PCHAR}/]*").fullmatch
-_path_alphabet: Final = re.compile(f"[{_PCHAR}/%]*").fullmatch
+# What is no pchar and clients leave as it is all the same: `requests` sends brackets, browsers' URL libraries `|` and
+# `^`, curl whatever it is given. OpenBao has one reading of it. Not the backslash, which URL libraries make a slash.
+_LEFT_RAW: Final = r'"<>\[\]^`{|}'
+_path_alphabet: Final = re.compile(f"[{_PCHAR}/%{_LEFT_RAW}]*").fullmatch
 _fragment_alphabet: Final = re.compile(f"[{_PCHAR}/?%]*").fullmatch
 _bad_percent: Final = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 # A letter, a digit, `-`, `.`, `_` or `~` (RFC 3986, section 2.3): clients encode none of them.

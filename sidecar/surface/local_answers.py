@@ -60,6 +60,8 @@ _HEALTH_QUERY: Final = {
     **dict.fromkeys(
         ("activecode", "standbycode", "drsecondarycode", "performancestandbycode", "sealedcode", "uninitcode"), _code
     ),
+    # Go's client asks for these too, the second one misspelt as it stands there; OpenBao passes over them.
+    **dict.fromkeys(("removedcode", "haunhealhty", "haunhealthycode"), _code),
 }
 
 # OpenBao's own defaults of a mount; what a client reads of it is its path, type and options.

@@ -1,4 +1,5 @@
-"""Programs the tests need and Go's module proxy has: built once per machine, kept outside the tree, by version.
+"""Programs the tests need that Go builds, from its module proxy's or our own source: built once per machine, kept
+outside the tree, by version.
 
 A build takes minutes, so it says that it goes on; it happens in a folder of its own and is moved into place in one
 step, so that an interrupted build never leaves half a program behind.
@@ -7,6 +8,7 @@ step, so that an interrupted build never leaves half a program behind.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -25,12 +27,16 @@ _LINES_PER_DOT: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class GoTool:
-    """A program: its package, the version of its module, and how long it takes to build on two cores from nothing."""
+    """A program: its package, the version of its module, and how long it takes to build on two cores from nothing.
+
+    `source` is a module's folder in this tree; without it the package is the proxy's.
+    """
 
     name: str
     version: str
     package: str
     cold_seconds: int
+    source: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -41,6 +47,19 @@ class GoTool:
     def binary(self) -> Path:
         """The program, once it is built."""
         return self.folder / self.name
+
+    def command(self, go: str) -> list[str]:
+        """What builds it, so that the program ends up in GOBIN."""
+        if self.source is None:
+            return [go, "install", "-v", "-trimpath", f"{self.package}@v{self.version}"]
+        return [go, "install", "-v", "-trimpath", "-mod=readonly", "-buildvcs=false", self.package]
+
+
+def own_program(source: Path, cold_seconds: int) -> GoTool:
+    """A program of ours: a module named as its program, whose version is what its files say."""
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(source.iterdir()) if path.is_file()))
+    name = (source / "go.mod").read_text(encoding="utf-8").split()[1]
+    return GoTool(name, digest.hexdigest()[:16], ".", cold_seconds, source)
 
 
 class CannotBuild(Exception):  # noqa: N818 - reads as what happened
@@ -82,11 +101,10 @@ def _build(tool: GoTool, say: Callable[[str], None]) -> None:
     unfinished.mkdir()
     # Proxy, caches and toolchain are the machine's own; what decides the result is set here.
     environment = os.environ | {"GOBIN": str(unfinished), "CGO_ENABLED": "0", "GOFLAGS": "-p=2", "GOWORK": "off"}
-    command = [go, "install", "-v", "-trimpath", f"{tool.package}@v{tool.version}"]
     say(f"\n==> building {tool.name} {tool.version}: about {tool.cold_seconds} s, once per machine ")
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *command],
-        cwd=unfinished,
+        [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *tool.command(go)],
+        cwd=tool.source or unfinished,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -105,7 +123,7 @@ def _build(tool: GoTool, say: Callable[[str], None]) -> None:
             raise
     built = unfinished / tool.name
     if building.returncode != 0 or not built.is_file():
-        raise CannotBuild(f"go could not build {tool.package}@v{tool.version}:\n{''.join(last)}")
+        raise CannotBuild(f"go could not build {tool.name} {tool.version}:\n{''.join(last)}")
     built.rename(tool.binary)
     shutil.rmtree(unfinished, ignore_errors=True)
     say(" done\n")

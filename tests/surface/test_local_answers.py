@@ -77,6 +77,11 @@ def test_these_never_reach_openbao(method: str, target: str, kind: LocalAnswerKi
             "standbyok=true&activecode=299",
         ),
         ("sys/health?standbyok", LocalAnswerKind.SYS_HEALTH, "standbyok=true"),
+        (  # what Go's client asks, misspelling and all
+            "sys/health?drsecondarycode=299&haunhealhty=299&performancestandbycode=299&removedcode=299&sealedcode=299",
+            LocalAnswerKind.SYS_HEALTH,
+            "drsecondarycode=299&haunhealhty=299&performancestandbycode=299&removedcode=299&sealedcode=299",
+        ),
         ("sys/seal-status", LocalAnswerKind.SYS_SEAL_STATUS, ""),
         ("sys/leader", LocalAnswerKind.SYS_LEADER, ""),
     ],

@@ -56,6 +56,8 @@ def machine(tmp_path: Path) -> Machine:
     found.has("make")
     found.has("curl", "curl 8.11")
     found.has("go", r"go1.26.8\nlocal\n")
+    found.has("node", "v20.20.2")
+    found.has("npm")
     found.has("mvn", "Apache Maven 3.8.7")
     return found
 
@@ -69,7 +71,14 @@ def test_a_machine_that_has_everything_is_fit(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("tool", "package"),
-    [("go", "golang-go"), ("mvn", "maven default-jdk-headless"), ("curl", "curl"), ("make", "make")],
+    [
+        ("go", "golang-go"),
+        ("mvn", "maven default-jdk-headless"),
+        ("curl", "curl"),
+        ("node", "nodejs"),
+        ("npm", "npm"),
+        ("make", "make"),
+    ],
 )
 def test_what_is_missing_is_named_with_the_package_that_brings_it(machine: Machine, tool: str, package: str) -> None:
     (machine.bin / tool).unlink()
@@ -113,6 +122,18 @@ def test_go_and_maven_are_not_asked_for_once_they_have_done_their_part(machine: 
     fetched.touch()
     (machine.bin / "go").unlink()
     (machine.bin / "mvn").unlink()
+    assert machine.doctor().returncode == 0
+
+
+@pytest.mark.parametrize(("says", "fit"), [("v18.0.0", True), ("v22.1.0", True), ("v16.20.2", False), ("", False)])
+def test_a_node_that_cannot_run_node_vault_is_too_old(machine: Machine, says: str, fit: bool) -> None:
+    machine.has("node", says)
+    assert (machine.doctor().returncode == 0) is fit
+
+
+def test_npm_is_not_asked_for_once_it_has_done_its_part(machine: Machine) -> None:
+    (machine.cache / "openbao-sidecar" / "node-0123" / "node_modules").mkdir(parents=True)
+    (machine.bin / "npm").unlink()
     assert machine.doctor().returncode == 0
 
 
