@@ -134,6 +134,12 @@ def test_an_unknown_key_is_refused_at_any_depth(tmp_path: Path, key: str, value:
         ("identity.issuers", [{"issuer": "https://i", "token_file": "/does/not/exist"}]),
         ("identity.issuers", [{"issuer": "i", "jwks_uri": "https://i/jwks", "algorithms": ["HS256"]}]),
         ("identity.issuers", [{"issuer": "i", "jwks_uri": "https://i/jwks", "algorithms": ["none"]}]),
+        ("identity.pod", {"enabled": True}),
+        ("identity.pod", {"enabled": True, "token_file": "/does/not/exist"}),
+        ("identity.client_certificates", {"subject": "spiffe"}),
+        ("identity.client_certificates", {"subject": "spiffe", "trust_domain": "ACME"}),
+        ("identity.client_certificates", {"subject": "spiffe", "trust_domain": "acme.example"}),
+        ("identity.client_certificates", {"trust_domain": "acme.example"}),
         ("mounts", [{"path": "a//b", "engine": "kv2"}]),
         ("mounts", [{"path": "a", "engine": "kv2"}, {"path": "a/", "engine": "kv1"}]),
         ("audit.on_failure", "permit"),
@@ -272,3 +278,28 @@ def test_each_problem_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, tree), {})
     assert all(problem.remedy for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("127.0.0.1:8200", False),
+        ("localhost:8200", False),
+        ("0.0.0.0:8200", False),
+        ("[::]:8200", False),
+        ("unix:///run/sidecar/sidecar.sock", False),
+        ("10.0.0.1:8200", True),
+        ("sidecar.example:8200", True),
+    ],
+)
+def test_the_pod_itself_needs_a_listener_that_it_reaches_from_inside(
+    tmp_path: Path, address: str, problem: bool
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("x")
+    tree = with_(minimal(tmp_path), "identity.pod", {"enabled": True, "token_file": str(token_file)})
+    tree = with_(tree, "listen.address", address)
+    if problem:
+        assert "identity.pod.enabled" in problems(tmp_path, tree)
+    else:
+        assert load(written(tmp_path, tree), {}).identity.pod.enabled

@@ -13,8 +13,8 @@ from typing import Final
 import aiohttp
 import structlog
 
-from sidecar.caller import jose, origins
-from sidecar.caller.access_token import AccessToken, TokenVerifier
+from sidecar.caller import jose, origins, spiffe
+from sidecar.caller.access_token import AccessToken, Confirmation, TokenVerifier
 from sidecar.caller.challenge import www_authenticate
 from sidecar.caller.client_certificate import ClientCertificates
 from sidecar.caller.dpop import ProofVerifier
@@ -22,9 +22,11 @@ from sidecar.caller.identity import Binding, BindingKind, Caller, Credential, Un
 from sidecar.caller.issuer_keys import IssuerKeys
 from sidecar.caller.nonce import Nonces
 from sidecar.caller.origins import Origins
+from sidecar.caller.pod import PodToken, pod_binding, why_not_the_pod
 from sidecar.caller.replay import PROOF, TOKEN, ReplayStore
 from sidecar.clock import Clock
 from sidecar.config import Config
+from sidecar.config.tree import TokenUse
 from sidecar.door.head import Head, Peer
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
@@ -53,7 +55,10 @@ class Authenticator:
         self._clock = clock
         self._keys = IssuerKeys(identity.issuers, session, clock)
         self._tokens = TokenVerifier(identity, self._keys, clock)
-        self._certificates = ClientCertificates()
+        svids = identity.client_certificates
+        self._certificates = ClientCertificates(svids.trust_domain if svids.subject == "spiffe" else None)
+        token_file = identity.pod.token_file if identity.pod.enabled else None
+        self._pod = None if token_file is None else PodToken(token_file, clock)
         self._nonces = Nonces(clock.elapsed())
         self._has_nonce = replay.dpop_nonce != "off"
         self._proofs = ProofVerifier(
@@ -78,6 +83,8 @@ class Authenticator:
     async def start(self) -> None:
         """Reads the issuers' keys and keeps them fresh. An issuer that cannot be reached is a matter of `ready`."""
         await self._keys.start()
+        if self._pod is not None:
+            await self._try_the_pods_token(self._pod)
 
     async def reload(self) -> None:
         """Reads the issuers' keys again, for SIGHUP; those by URI not sooner than their floor interval allows."""
@@ -94,8 +101,9 @@ class Authenticator:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """What is wrong with the keys, by issuer."""
-        return self._keys.problems
+        """What is wrong with the keys, by issuer, and with the pod's own token, by its key of the configuration."""
+        pod = self._pod.problem if self._pod is not None else ""
+        return self._keys.problems if not pod else {**self._keys.problems, "identity.pod.token_file": pod}
 
     def cache_sizes(self) -> Mapping[str, int]:
         """Entries of each bounded table, by the name of its metric's label."""
@@ -138,11 +146,19 @@ class Authenticator:
         credential = ""
         try:
             given = _credential(head.headers)
-            if given is None:
-                return self._anonymous(head)
-            scheme, credential = given
-            token = await self._tokens.verify(credential)
-            return self._bound(token, credential, scheme, head, peer, spend)
+            if given is not None:
+                scheme, credential = given
+                token = await self._tokens.verify(credential)
+                return self._bound(token, credential, scheme, head, peer, spend)
+            if peer.certificate is not None and "dpop" not in head.headers:
+                certified = self._certificates.caller(peer.certificate, self._clock.wall())
+                if certified is not None:
+                    return certified
+            if self._pod is not None and not (reason := why_not_the_pod(head, peer)):
+                credential = self._pod.read()
+                token = await self._verified(self._pod, credential)
+                return self._as_the_pod(token, credential, peer, spend)
+            return self._anonymous(head, reason if self._pod is not None else "this request needs an access token")
         except Refused as refusal:
             headers = refusal.headers
             if refusal.status == 401:
@@ -151,9 +167,9 @@ class Authenticator:
                 raise Unproven(refusal, headers, _caller(token, Binding(), "", credential)) from None
             raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
 
-    def _anonymous(self, head: Head) -> Caller:
+    def _anonymous(self, head: Head, needed: str) -> Caller:
         if self._config.identity.required or "dpop" in head.headers:
-            raise Refused(Code.TOKEN_MISSING, "this request needs an access token")
+            raise Refused(Code.TOKEN_MISSING, needed)
         return Caller("anonymous", "", expires_at=jose.LATEST_DATE)
 
     def _bound(
@@ -169,17 +185,53 @@ class Authenticator:
             raise _mismatch("the access token is not bound to a DPoP key")
         else:
             use = self._config.anti_replay.unbound_token
-        if use != "off" and not token.jti:
-            raise Refused(Code.TOKEN_INVALID, "the access token needs a jti here")
+        _check_jti(token, use)
 
         confirmation, proof_jti = token.confirmation, ""
         if confirmation.x5t_s256 is not None:
             self._certificates.check(peer.certificate, confirmation.x5t_s256, self._clock.wall())
         if confirmation.jkt is not None:
             proof_jti = self._prove(token.ath, confirmation.jkt, head)
+        attributes = self._certified(token, peer) if confirmation.x5t_s256 is not None else ()
         if use == "single_use" and spend:
             self._spend(token)
-        return _caller(token, binding, proof_jti, credential)
+        return _caller(token, binding, proof_jti, credential, attributes)
+
+    def _certified(self, token: AccessToken, peer: Peer) -> tuple[tuple[str, str], ...]:
+        """The SPIFFE ID of the certificate that a token is bound to, for policies. A token that is itself for a
+        SPIFFE ID must be for that one."""
+        spiffe_id = self._certificates.spiffe_id(peer.certificate)
+        if not spiffe_id:
+            return ()
+        if spiffe.trust_domain_of(token.subject) is not None and token.subject != spiffe_id:
+            raise _mismatch("the access token and the client certificate name different workloads")
+        return (("spiffe_id", spiffe_id),)
+
+    # -- the pod itself --------------------------------------------------------------------------------------------
+    async def _verified(self, pod: PodToken, credential: str) -> AccessToken:
+        try:
+            token = await self._tokens.verify(credential)
+        except Refused as refusal:
+            pod.verified(refusal)
+            raise
+        pod.verified(token)
+        return token
+
+    async def _try_the_pods_token(self, pod: PodToken) -> None:
+        """So that readiness tells of it before the first request does."""
+        try:
+            await self._verified(pod, pod.read())
+        except Refused as refusal:
+            _log.warning("pod_token_unusable", code=refusal.code, reason=refusal.message, detail=refusal.detail)
+
+    def _as_the_pod(self, token: AccessToken, credential: str, peer: Peer, spend: bool) -> Caller:
+        if token.confirmation != Confirmation():
+            raise _mismatch("the pod's own token is bound to a key")
+        use = self._config.anti_replay.bound_token
+        _check_jti(token, use)
+        if use == "single_use" and spend:
+            self._spend(token)
+        return _caller(token, pod_binding(peer), "", credential)
 
     def _prove(self, ath: str, jkt: str, head: Head) -> str:
         """The `jti` of the request's proof, used for the first time."""
@@ -276,13 +328,20 @@ def _mismatch(message: str) -> Refused:
     return Refused(Code.BINDING_MISMATCH, message)
 
 
-def _caller(token: AccessToken, binding: Binding, proof_jti: str, credential: str) -> Caller:
+def _check_jti(token: AccessToken, use: TokenUse) -> None:
+    if use != "off" and not token.jti:
+        raise Refused(Code.TOKEN_INVALID, "the access token needs a jti here")
+
+
+def _caller(
+    token: AccessToken, binding: Binding, proof_jti: str, credential: str, attributes: tuple[tuple[str, str], ...] = ()
+) -> Caller:
     return Caller(
         subject=token.subject,
         issuer=token.issuer,
         client_id=token.client_id,
         act=token.act,
-        attributes=token.attributes,
+        attributes=token.attributes + attributes,
         scopes=token.scopes,
         audience=token.audience,
         acr=token.acr,

@@ -22,10 +22,16 @@ class BindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The proven binding. `thumbprint` is the token's `cnf.jkt` (RFC 7638) or `x5t#S256`; both joined by `+`."""
+    """The proven binding. `thumbprint` is the token's `cnf.jkt` (RFC 7638) or `x5t#S256`, both joined by `+`; for the
+    pod itself `uid:<number>` of the process at the other end of a Unix socket, else nothing.
+
+    `names_subject` says that what was proven is the subject itself, not a key that a token names: the pod, a
+    certificate that is the caller. It is renewed, or held by several processes, without being in other hands.
+    """
 
     kind: BindingKind = BindingKind.NONE
     thumbprint: str = ""
+    names_subject: bool = field(default=False, compare=False)
 
 
 class Credential:

@@ -213,8 +213,55 @@ def _check_identity(config: Config) -> list[Problem]:
             found.append(
                 Problem(f"identity.issuers.{index}.trust_domain", "two issuers have the same", "remove one issuer")
             )
-    if identity.pod.enabled and identity.pod.token_file is None:
+    return found + _check_pod(config) + _check_client_certificates(config)
+
+
+def _check_pod(config: Config) -> list[Problem]:
+    pod, address = config.identity.pod, config.listen.address
+    if not pod.enabled:
+        return []
+    found = _files({"identity.pod.token_file": pod.token_file})
+    if pod.token_file is None:
         found.append(Problem("identity.pod.token_file", "is missing", "name the projected token's file"))
+    if not address.startswith("unix:") and not _reaches_loopback(address):
+        found.append(
+            Problem(
+                "identity.pod.enabled", "nobody inside the pod reaches the listener's address", "listen on loopback"
+            )
+        )
+    if config.upstream.auth.mode == "passthrough":
+        found.append(
+            Problem("identity.pod.enabled", "passthrough needs each caller's own OpenBao token", "set it to false")
+        )
+    return found
+
+
+def _reaches_loopback(address: str) -> bool:
+    try:
+        host, _ = split_address(address)
+        return is_loopback(host) or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _check_client_certificates(config: Config) -> list[Problem]:
+    certificates = config.identity.client_certificates
+    key = "identity.client_certificates"
+    if certificates.subject == "none":
+        if certificates.trust_domain is None:
+            return []
+        return [Problem(f"{key}.trust_domain", "is for subject: spiffe", "set that, or remove it")]
+    found: list[Problem] = []
+    if certificates.trust_domain is None or not is_trust_domain(certificates.trust_domain):
+        found.append(
+            Problem(f"{key}.trust_domain", "is missing, or no trust domain's name", "write it as in spiffe://<it>/path")
+        )
+    if config.listen.tls.client_cert == "none":
+        found.append(Problem(f"{key}.subject", "the listener asks for no client certificate", "set client_cert"))
+    if config.upstream.auth.mode != "broker":
+        found.append(
+            Problem(f"{key}.subject", "who has a certificate and no token can use broker only", "set mode: broker")
+        )
     return found
 
 
@@ -378,7 +425,6 @@ def _check_not_built(config: Config) -> list[Problem]:
             "use token, token_file or approle",
         ),
         ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
-        ("identity.pod.enabled", config.identity.pod.enabled, "remove it"),
         ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
     ]
     found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]

@@ -190,8 +190,9 @@ class Decider:
     # -- before the PDP --------------------------------------------------------------------------------------------
     def _opens_once(self, caller: Caller) -> bool:
         """Whether the caller's token may open one grant only of each purpose and URI. Without a token (the anonymous
-        caller of a development world) there is nothing to replay. `single_use` is the caller stage's matter."""
-        if not caller.issuer:
+        caller of a development world, a certificate that is the caller) there is nothing to replay. `single_use` is
+        the caller stage's matter."""
+        if not caller.issuer or (caller.token is None and caller.binding.names_subject):
             return False
         unbound = caller.binding.kind is BindingKind.NONE
         if (self._replay.unbound_token if unbound else self._replay.bound_token) != "per_grant":

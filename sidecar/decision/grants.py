@@ -201,12 +201,19 @@ class GrantTable:
         return True
 
     def under_other_bindings(self, claim: Claim, binding: Binding) -> tuple[Grant, ...]:
-        """Live grants of the same issuer, subject, purpose and URI under another binding."""
+        """Live grants of the same issuer, subject, purpose and URI under another binding. Of two that each name the
+        subject neither is another's."""
         held = self._claims.get(claim)
         if not held:
             return ()
         now = self._clock.elapsed()
-        return tuple(grant for grant in held if grant.binding != binding and grant.expires > now)
+        return tuple(
+            grant
+            for grant in held
+            if grant.binding != binding
+            and grant.expires > now
+            and not (grant.binding.names_subject and binding.names_subject)
+        )
 
     def drop(self, grant: Grant) -> None:
         """Ends a grant. Uses already reserved go through."""

@@ -101,6 +101,7 @@ class Peer:
     transport: str  # "tcp" | "tls" | "unix"
     certificate: bytes | None = None  # the client certificate, DER, as verified by the TLS handshake
     uid: int | None = None  # SO_PEERCRED on a Unix socket
+    is_local: bool = False  # by Unix socket, or with both ends of the connection on loopback
 
 
 def parse_head(raw: bytes, *, max_header_bytes: int, max_uri_bytes: int) -> Head:

@@ -145,7 +145,9 @@ def answer(asked: LocalAnswer, caller: Caller, mounts: MountTable, now: float) -
 
 def lookup_self(caller: Caller, now: float) -> dict[str, Any]:
     """The caller's token as OpenBao would tell it of its own: what is known from its claims, and nothing renewable."""
-    token = caller.token.reveal() if caller.token is not None and caller.binding.kind is not BindingKind.POD else "pod"
+    token = "certificate" if caller.binding.kind is BindingKind.MTLS else "pod"
+    if caller.token is not None and caller.binding.kind is not BindingKind.POD:
+        token = caller.token.reveal()
     issued = _on_calendar(caller.issued_at if caller.issued_at is not None else int(now))
     expires = _on_calendar(caller.expires_at)
     return {

@@ -26,7 +26,7 @@ from sidecar.config import ListenTls
 from sidecar.door.head import Peer
 from sidecar.door.tls import server_context
 from sidecar.errors import Code
-from tests.support.certificates import DAY, Authority, Certificate
+from tests.support.certificates import DAY, Authority, Certificate, key_usage
 from tests.support.desk import PATH, Desk, open_desk
 from tests.support.guarded_server import GuardedServer
 
@@ -205,3 +205,105 @@ async def test_mtls_03_a_certificate_that_is_none(tmp_path: Path) -> None:
         token = desk.issuer.certificate_token(AUTHORITY.issue().thumbprint)
         for der in (None, b"", b"\x30\x00", b"garbage" * 100):
             assert await desk.code(desk.head(token), Peer("tls", der)) is Code.BINDING_MISMATCH
+
+
+# -- X.509-SVIDs -----------------------------------------------------------------------------------------------------
+DOMAIN = "acme.example"
+APP = f"spiffe://{DOMAIN}/ns/shop/sa/app"
+SVIDS: dict[str, Any] = {"identity": {"client_certificates": {"subject": "spiffe", "trust_domain": DOMAIN}}}
+
+
+@pytest.fixture
+async def svids(tmp_path: Path) -> AsyncIterator[Listener]:
+    cert_file, key_file = SERVER.write(tmp_path, "server")
+    tls = ListenTls(
+        cert_file=cert_file, key_file=key_file, client_ca_file=AUTHORITY.write(tmp_path), client_cert="optional"
+    )
+    async with (
+        open_desk(tmp_path, listen={"tls": tls.model_dump()}, **SVIDS) as desk,
+        GuardedServer(desk.authenticator, server_context(tls)) as server,
+    ):
+        yield Listener(desk, server, tmp_path)
+
+
+async def test_mtls_03_an_svid_is_a_caller_of_its_own(svids: Listener) -> None:
+    certificate = AUTHORITY.issue_svid(APP)
+    assert (await svids.get("", certificate))[0] == 200
+    caller = svids.server.seen[-1].caller
+    assert caller is not None
+    assert (caller.subject, caller.issuer, caller.token) == (APP, f"spiffe://{DOMAIN}", None)
+    assert caller.binding == Binding(BindingKind.MTLS, certificate.thumbprint)
+    assert caller.expires_at == int(certificate.certificate.not_valid_after_utc.timestamp())
+
+
+def uri(*names: str) -> dict[str, Any]:
+    return {"names": [x509.UniformResourceIdentifier(name) for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("spiffe_ids", "more"),
+    [
+        ((f"spiffe://{DOMAIN}",), {}),
+        ((f"spiffe://{DOMAIN}/",), {}),
+        (("spiffe://other.example/app",), {}),
+        ((f"spiffe://{DOMAIN}.evil.example/app",), {}),
+        ((f"spiffe://{DOMAIN.upper()}/app",), {}),
+        (("https://acme.example/app",), {}),
+        ((APP, f"spiffe://{DOMAIN}/other"), {}),
+        ((APP, APP), {}),
+        ((APP, "https://acme.example/"), {}),
+        ((f"{APP}\x00/admin",), {}),
+        ((f"spiffe://{DOMAIN}/a/../admin",), {}),
+        ((APP,), {"more": [x509.BasicConstraints(ca=True, path_length=0), key_usage()]}),
+        ((APP,), {"more": [key_usage(certifies=True)]}),
+        ((APP,), {"more": [key_usage(revokes=True)]}),
+        ((APP,), {"more": [key_usage(signs=False)]}),
+        ((APP,), {"more": []}),
+    ],
+)
+async def test_mtls_03_a_certificate_that_is_no_svid_of_the_trust_domain(
+    tmp_path: Path, spiffe_ids: tuple[str, ...], more: dict[str, Any]
+) -> None:
+    async with open_desk(tmp_path, **SVIDS) as desk:
+        certificate = AUTHORITY.issue_svid(*spiffe_ids, **more)
+        assert await desk.code(desk.head(), Peer("tls", certificate.der)) is Code.TOKEN_INVALID
+        # As a key that a token is bound to it is good all the same, and names nobody there.
+        token = desk.issuer.certificate_token(certificate.thumbprint)
+        assert (await desk.ask(desk.head(token), Peer("tls", certificate.der))).attributes == ()
+
+
+async def test_mtls_03_a_certificate_without_a_name_needs_a_token(svids: Listener) -> None:
+    for certificate in (AUTHORITY.issue("app"), None):
+        status, answer = await svids.get("", certificate)
+        assert (status, answer["code"]) == (401, Code.TOKEN_MISSING)
+
+
+async def test_mtls_03_an_svid_beside_a_token_does_not_bind_it(svids: Listener) -> None:
+    """Only the token's own `cnf` does; and where it does, token and certificate must be the same workload's."""
+    desk, certificate, other = svids.desk, AUTHORITY.issue_svid(APP), AUTHORITY.issue_svid(f"spiffe://{DOMAIN}/other")
+    unbound = desk.issuer.token()
+    assert (await svids.get(unbound, certificate))[1]["code"] == Code.BINDING_REQUIRED
+    assert (await svids.get("root", certificate))[1]["code"] == Code.TOKEN_INVALID
+    bound = desk.issuer.certificate_token(certificate.thumbprint)
+    assert (await svids.get(bound, other))[1]["code"] == Code.BINDING_MISMATCH
+    assert (await svids.get(bound, certificate))[0] == 200
+    caller = svids.server.seen[-1].caller
+    assert caller is not None
+    assert (caller.subject, caller.attributes) == ("app", (("spiffe_id", APP),))
+    others = desk.issuer.certificate_token(certificate.thumbprint, sub="spiffe://other.example/app")
+    assert (await svids.get(others, certificate))[1]["code"] == Code.BINDING_MISMATCH
+
+
+async def test_mtls_02_an_svid_is_looked_at_again_on_each_request(tmp_path: Path) -> None:
+    async with open_desk(tmp_path, **SVIDS) as desk:
+        peer = Peer("tls", AUTHORITY.issue_svid(APP, ends_in=datetime.timedelta(hours=1)).der)
+        await desk.ask(desk.head(), peer)
+        desk.clock.advance(3601)
+        assert await desk.code(desk.head(), peer) is Code.TOKEN_EXPIRED
+        desk.clock.step_wall(-10 * 86_400)
+        assert await desk.code(desk.head(), peer) is Code.TOKEN_INVALID
+
+
+async def test_mtls_01_without_the_switch_no_certificate_is_a_caller(listener: Listener) -> None:
+    status, answer = await listener.get("", AUTHORITY.issue_svid(APP))
+    assert (status, answer["code"]) == (401, Code.TOKEN_MISSING)

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tests.support.proofs import thumbprint_of
 
 DAY = datetime.timedelta(days=1)
+
+
+def key_usage(*, signs: bool = True, certifies: bool = False, revokes: bool = False) -> x509.KeyUsage:
+    """What a key is for."""
+    return x509.KeyUsage(signs, False, False, False, False, certifies, revokes, False, False)
 
 
 @dataclass(frozen=True)
@@ -93,16 +99,25 @@ class Authority:
         *,
         usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
         names: Sequence[x509.GeneralName] = (),
+        more: Sequence[x509.ExtensionType] = (),
         starts_in: datetime.timedelta = -DAY,
         ends_in: datetime.timedelta = DAY,
     ) -> Certificate:
-        """A certificate for a client, unless `usage` says otherwise."""
+        """A certificate for a client, unless `usage` says otherwise; with `more` extensions."""
         key = ec.generate_private_key(ec.SECP256R1())
         extensions: list[tuple[x509.ExtensionType, bool]] = [(x509.ExtendedKeyUsage([usage]), False)]
+        extensions += [(extension, True) for extension in more]
         if names:
             extensions.append((x509.SubjectAlternativeName(names), False))
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         return Certificate(self._build(subject, key, extensions, starts_in, ends_in), key)
+
+    def issue_svid(self, *spiffe_ids: str, **more: Any) -> Certificate:
+        """An X.509-SVID as SPIRE writes it."""
+        names = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
+        extensions = [x509.BasicConstraints(ca=False, path_length=None), key_usage()]
+        given: dict[str, Any] = {"names": names, "more": extensions} | more
+        return self.issue("svid", **given)
 
     def issue_server(self) -> Certificate:
         """A certificate for a server on loopback."""
