@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import resource
 import signal
@@ -23,7 +22,6 @@ from sidecar.audit.journal import Journal, JournalError
 from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
-from sidecar.caller.identity import Caller
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Checkpoint, Config, split_address
 from sidecar.decision.authzen import AuthzenPdp
@@ -31,19 +29,17 @@ from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Pdp
-from sidecar.decision.question import question_of
 from sidecar.door.server import Door
 from sidecar.door.tls import reload_certificate, server_context
 from sidecar.enforcement import Enforcement
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
-from sidecar.mount_source import MountSource, table_for_commands
+from sidecar.mount_source import MountSource
 from sidecar.ops import metrics, tracing
 from sidecar.ops.debug import add_debug
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
-from sidecar.surface.secret_uri import parse as parse_uri
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.login import BrokerLogin
@@ -350,32 +346,3 @@ def tenant_salt(config: Config) -> bytes:
     if config.tenant.salt_file is not None:
         return config.tenant.salt_file.read_bytes().strip()
     raise ValueError("tenant.salt is not configured")
-
-
-async def ask_pdp(
-    config: Config, *, subject: str, purpose: str, uri: str, operation: str, issuer: str
-) -> dict[str, Any]:
-    """One question to the configured PDP, for `sidecar policy test`."""
-    secret = parse_uri(uri, await table_for_commands(config))
-    caller = Caller(subject, issuer or (config.identity.issuers[0].issuer if config.identity.issuers else ""))
-    question = question_of(caller, secret, purpose, operation, tenant_id=config.tenant.id or "")
-    async with aiohttp.ClientSession(trust_env=False) as http:
-        pdp: Pdp
-        if config.authorization.pdp == "cedar":
-            pdp = CedarPdp(config.authorization.cedar)
-        else:
-            pdp = authzen = AuthzenPdp(config.authorization.authzen, http)
-            await authzen.discover()
-        verdict = await pdp.evaluate(question)
-    obligations = {
-        name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in dataclasses.asdict(verdict.obligations).items()
-        if value not in (None, (), frozenset())
-    }
-    return {
-        "decision": verdict.permit,
-        "uri": str(secret),
-        "obligations": obligations,
-        "policies": list(verdict.policies),
-        "policy_version": verdict.policy_version,
-    } | ({"reason": verdict.reason} if verdict.reason else {})

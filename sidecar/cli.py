@@ -179,30 +179,44 @@ def uri(
 # -- policy --------------------------------------------------------------------------------------------------------
 @policy.command("test")
 def policy_test(
-    subject: Annotated[str, typer.Option(help="The caller's subject.")],
-    purpose: Annotated[str, typer.Option(help="read, write, …")],
-    uri: Annotated[str, typer.Option(help="A secret URI.")],
     config: ConfigFile,
-    operation: Annotated[str, typer.Option(help="The operation, where policies look at it (kv2.read).")] = "",
+    subject: Annotated[str, typer.Option(help="The caller's subject.")] = "",
+    purpose: Annotated[str, typer.Option(help="read, write, …")] = "",
+    uri: Annotated[str, typer.Option(help="A secret URI.")] = "",
+    operation: Annotated[str, typer.Option(help="The operation; the purpose's usual one where not given.")] = "",
     issuer: Annotated[str, typer.Option(help="The token's issuer; the first configured where not given.")] = "",
+    cases: Annotated[
+        Path | None, typer.Option(help="A file of cases (YAML or JSON) instead of one question.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --cases: the results as JSON.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="With --cases: writes a JUnit report too.")] = None,
 ) -> None:
-    """Ask the configured PDP one question; print decision, obligations, determining policies. Exit 0 or 1."""
-    import asyncio
+    """Ask the configured PDP one question, or all of a file of cases.
 
-    from sidecar.app import ask_pdp
+    Prints decision, obligations, determining policies. Exit 0 where permitted, or where each case is as expected;
+    else 1; 2 for what cannot be asked.
+    """
+    from sidecar.policy import commands
 
     loaded = _load(config)
     if not loaded.authorization.enabled:
         _fail("authorization.enabled is false: there is no PDP to ask", EXIT_USAGE)
-    _policy_warnings(loaded)
     try:
-        result = asyncio.run(
-            ask_pdp(loaded, subject=subject, purpose=purpose, uri=uri, operation=operation, issuer=issuer)
+        if cases is not None:
+            if subject or purpose or uri:
+                _fail("give either --cases or --subject, --purpose and --uri", EXIT_USAGE)
+            raise typer.Exit(commands.run_cases_file(loaded, cases, sys.stdout, as_json=as_json, junit_file=junit))
+        if not (subject and purpose and uri):
+            _fail("--subject, --purpose and --uri are needed, or --cases", EXIT_USAGE)
+        result = commands.one_question(
+            loaded, subject=subject, purpose=purpose, uri=uri, operation=operation, issuer=issuer
         )
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
+    except commands.UsageError as error:
+        _fail(str(error), EXIT_USAGE)
     _print_json(result)
-    raise typer.Exit(0 if result.get("decision") is True else EXIT_REFUSED)
+    raise typer.Exit(0 if result.get("effect") == "permit" else EXIT_REFUSED)
 
 
 # -- audit ---------------------------------------------------------------------------------------------------------

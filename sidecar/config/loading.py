@@ -44,7 +44,7 @@ _PLAIN_TAGS: Final = frozenset(
 )
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML 1.1 without its traps: a repeated key is an error, not a silent override, and a tag is none of ours."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -99,7 +99,7 @@ def _parse(text: str) -> Any:
     """One YAML document of plain values. Raises one of `_NOT_YAML`."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise ValueError("an alias")
-    tree = yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+    tree = yaml.load(text, StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     _check_text(tree)
     return tree
 

@@ -1,0 +1,1 @@
+"""Trying policies without a running proxy: one question, files of cases, recorded decisions."""
