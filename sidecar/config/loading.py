@@ -36,6 +36,8 @@ ENVIRONMENT_NAMES: Final[Mapping[str, str]] = {
 }
 """The documented short names; each stands for one key. `SIDECAR__SECTION__KEY` reaches every key and wins."""
 
+MAX_DEPTH: Final = 100
+
 ENVIRONMENT_PREFIX: Final = "SIDECAR__"
 
 
@@ -97,24 +99,35 @@ _YAML_REMEDY: Final = "correct it there: each key once, each a text; no tags, an
 
 def _parse(text: str) -> Any:
     """One YAML document of plain values. Raises one of `_NOT_YAML`."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("an alias")
+    check_events(text)
     tree = yaml.load(text, StrictLoader)  # noqa: S506 - a subclass of SafeLoader
-    _check_text(tree)
+    check_text(tree)
     return tree
 
 
-def _check_text(node: object) -> None:
+def check_events(text: str) -> None:
+    """Raises ValueError for an alias, and for what is nested deeper than anything of ours: PyYAML takes a time that
+    grows by the square of the depth."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("an alias; write it out")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+
+
+def check_text(node: object) -> None:
     """Raises ValueError for text that is not Unicode: lone surrogates, from `\\ud800` or a broken environment."""
     if isinstance(node, str):
         node.encode()
     elif isinstance(node, dict):
         for key, value in node.items():
-            _check_text(key)
-            _check_text(value)
+            check_text(key)
+            check_text(value)
     elif isinstance(node, list):
         for item in node:
-            _check_text(item)
+            check_text(item)
 
 
 def _place(error: BaseException) -> str:
@@ -181,7 +194,7 @@ def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problem
 
 def _is_unicode(text: str) -> bool:
     try:
-        _check_text(text)
+        check_text(text)
     except ValueError:
         return False
     return True

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sidecar.caller.identity import BindingKind, Caller
 from sidecar.config import Config
-from sidecar.config.loading import StrictLoader
+from sidecar.config.loading import StrictLoader, check_events, check_text
 from sidecar.errors import Code, Refused
 from sidecar.policy.trial import caller_of, operation_of
 from sidecar.surface.mounts import MountTable
@@ -67,6 +67,7 @@ class ExpectedObligations(_Strict):
     max_uses: int | None = None
     release: list[str] | None = None
     step_up: Words | None = None
+    step_up_max_age: int | None = None
 
 
 class Case(_Strict):
@@ -75,6 +76,8 @@ class Case(_Strict):
     name: str = ""
     subject: str = ""
     claims: Claims = Claims()
+    authenticated_seconds_ago: Annotated[int, Field(ge=0)] | None = None
+    """`auth_time`, as a file can say it that is run on another day."""
     binding: Literal["none", "dpop", "mtls", "dpop+mtls", "pod"] = "dpop"
     purpose: Literal[tuple(str(purpose) for purpose in Purpose)]  # type: ignore[valid-type] # one list of purposes
     uri: str
@@ -90,6 +93,8 @@ class Case(_Strict):
     def _one_subject(self) -> Case:
         if bool(self.subject) is bool(self.claims.sub):
             raise ValueError("give either subject or claims.sub")
+        if self.claims.auth_time is not None and self.authenticated_seconds_ago is not None:
+            raise ValueError("give either authenticated_seconds_ago or claims.auth_time")
         if self.expect == "permit" and self.code is not None:
             raise ValueError("a permit has no code")
         return self
@@ -142,12 +147,13 @@ def _caller(config: Config, case: Case) -> Caller:
         "acr": claims.acr,
         "amr": tuple(claims.amr),
         "auth_time": claims.auth_time,
+        "authenticated_seconds_ago": case.authenticated_seconds_ago,
         "act": claims.act,
         "workflow_run_id": claims.workflow_run_id,
         "node_id": claims.node_id,
         "system_id": claims.system_id,
     }
-    given = {name: value for name, value in known.items() if value}
+    given = {name: value for name, value in known.items() if value not in ("", None, (), frozenset(), {})}
     return caller_of(config, case.subject or claims.sub, BindingKind(case.binding), **given)
 
 
@@ -159,8 +165,7 @@ def _nodes(path: Path) -> list[yaml.Node]:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             text = text.replace("\t", " ")  # white space in JSON, an error in YAML; in a JSON text it cannot stand
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise CasesError([f"{path.name}: YAML aliases are not taken; write each case out"])
+        check_events(text)
         root = yaml.compose(text, StrictLoader)
     except OSError as error:
         raise CasesError([f"{path}: {error.strerror}"]) from error
@@ -170,7 +175,7 @@ def _nodes(path: Path) -> list[yaml.Node]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise CasesError([f"{path.name}:{line}: {error.problem}"]) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CasesError([f"{path.name}: is not YAML: {type(error).__name__}"]) from error
+        raise CasesError([f"{path.name}: is not YAML: {error or type(error).__name__}"]) from error
     if isinstance(root, yaml.MappingNode) and [key.value for key, _ in root.value] == ["cases"]:
         root = root.value[0][1]
     if not isinstance(root, yaml.SequenceNode) or not root.value:
@@ -182,10 +187,14 @@ def _nodes(path: Path) -> list[yaml.Node]:
 
 def _value(node: yaml.Node, path: Path) -> Any:
     try:
-        return StrictLoader("").construct_document(node)
+        value = StrictLoader("").construct_document(node)
+        check_text(value)
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or node.start_mark
         raise CasesError([f"{path.name}:{mark.line + 1}: {error.problem}"]) from error
+    except UnicodeEncodeError as error:
+        raise CasesError([f"{path.name}:{node.start_mark.line + 1}: is not Unicode text"]) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise CasesError([f"{path.name}:{node.start_mark.line + 1}: {type(error).__name__}"]) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from xml.etree import ElementTree
 
 from sidecar.config import Config
@@ -45,6 +45,13 @@ class Result:
         }
 
 
+_NAMES: Final = {"step_up": "step_up_acr_values", "step_up_max_age": "step_up_max_age_seconds"}
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
 async def run_cases(config: Config, pdp: Pdp, cases: Sequence[Asked]) -> list[Result]:
     """Asks each case, one after another."""
     results = []
@@ -66,9 +73,9 @@ def _complaints(asked: Asked, outcome: Outcome) -> list[str]:
     got = outcome.obligations
     for name in sorted(case.obligations.model_fields_set):
         wanted = getattr(case.obligations, name)
-        is_ = got.get("step_up_acr_values" if name == "step_up" else name)
-        if (sorted(wanted) if isinstance(wanted, list) else wanted) != (sorted(is_) if isinstance(is_, list) else is_):
-            found.append(f"expected {name} {wanted}, got {is_}")
+        given = got.get(_NAMES.get(name, name))
+        if _in_order(wanted) != _in_order(given):
+            found.append(f"expected {name} {wanted}, got {given}")
     if case.policies is not None:
         determining = list(verdict.policies) if verdict is not None else []
         if sorted(case.policies) != sorted(determining):

@@ -91,7 +91,13 @@ async def ask(
         await decider.close()
 
 
-def caller_of(config: Config, subject: str, binding: BindingKind = BindingKind.DPOP, **known: Any) -> Caller:
+def caller_of(
+    config: Config,
+    subject: str,
+    binding: BindingKind = BindingKind.DPOP,
+    authenticated_seconds_ago: int | None = None,
+    **known: Any,
+) -> Caller:
     """A caller with a fresh token of the first configured issuer, unless `known` says otherwise."""
     now = int(SystemClock().wall())
     issuers = config.identity.issuers
@@ -101,6 +107,7 @@ def caller_of(config: Config, subject: str, binding: BindingKind = BindingKind.D
         "token_jti": "policy-test",
         "issued_at": now,
         "expires_at": now + _LIFE_SECONDS,
+        "auth_time": None if authenticated_seconds_ago is None else now - authenticated_seconds_ago,
         "binding": Binding(binding, "" if binding is BindingKind.NONE else "policy-test"),
     }
     return Caller(subject, **(fields | known))
