@@ -67,7 +67,12 @@ def shown(obligations: Obligations) -> dict[str, Any]:
 async def open_pdp(kind: str, cedar: Cedar, authzen: Authzen) -> AsyncIterator[Pdp]:
     """The PDP that these sections name. Raises PolicyError."""
     async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as http:
-        yield CedarPdp(cedar) if kind == "cedar" else AuthzenPdp(authzen, http)
+        if kind == "cedar":
+            yield CedarPdp(cedar)
+        else:
+            remote = AuthzenPdp(authzen, http)
+            await remote.discover()
+            yield remote
 
 
 async def ask(
