@@ -42,7 +42,8 @@ from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
-from sidecar.upstream.login import BrokerLogin
+from sidecar.upstream.files import watch
+from sidecar.upstream.logins import Logins
 from sidecar.upstream.release import Release
 
 _log = structlog.get_logger(__name__)
@@ -146,12 +147,15 @@ class Sidecar:
             stack.push_async_callback(self._shipper.stop)
         stack.push_async_callback(journal.stop)  # AUDIT_STOP goes to Kafka too, so it comes before the shipper's end
 
-        login = self._login = BrokerLogin(config.upstream)
-        await login.start()
-        stack.push_async_callback(login.stop)
-        upstream = UpstreamClient(config.upstream, login)
+        logins = self._logins = Logins(config.upstream)
+        await logins.start()
+        stack.push_async_callback(logins.stop)
+        upstream = self._upstream = UpstreamClient(config.upstream, logins.requests)
         stack.push_async_callback(upstream.close)
-        mounts = self._mounts = MountSource(config, login)
+        tls = config.upstream.tls
+        files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
+        self._background(watch(files, self._reload_upstream))
+        mounts = self._mounts = MountSource(config, logins.own)
         await mounts.refresh()
         if mounts.is_discovered:
             self._background(mounts.keep_fresh())
@@ -182,7 +186,7 @@ class Sidecar:
             journal=journal,
             upstream=upstream,
             leases=leases,
-            release=Release(login),
+            release=Release(logins),
             refs=resource_refs(config),
             tenant_id=config.tenant.id or "",
             max_body_bytes=config.limits.max_body_mib * 2**20,
@@ -228,6 +232,7 @@ class Sidecar:
         tls = self._config.listen.tls
         steps: dict[str, Callable[[], Awaitable[object]]] = {
             "keys": self._authenticator.reload,
+            "OpenBao's TLS": self._reload_upstream,
             "mounts": self._mounts.refresh,
         }
         if self._cedar is not None:
@@ -243,6 +248,11 @@ class Sidecar:
                 _log.error("not reloaded, the old stays in force", what=what, reason=str(error))
         self._decider.drop_all()
         _log.info("reloaded")
+
+    async def _reload_upstream(self) -> None:
+        """Both sides of the way to OpenBao trust the same. Raises `OSError`, `ssl.SSLError`."""
+        self._upstream.reload()
+        self._logins.reload()
 
     async def _start_tracing(self) -> None:
         ops = self._config.ops
@@ -282,8 +292,8 @@ class Sidecar:
             return Check(status.healthy, status.message, "; ".join(filter(None, (status.warning, warning))))
 
         def upstream() -> Check:
-            ready = self._login.ready
-            return Check(ready, "" if ready else self._login.problem, self._login.problem if ready else "")
+            ready, problem = self._logins.ready, self._logins.problem
+            return Check(ready, "" if ready else problem, problem if ready else "")
 
         def keys() -> Check:
             problems = "; ".join(f"{issuer}: {what}" for issuer, what in self._authenticator.problems.items())
@@ -318,8 +328,9 @@ class Sidecar:
     def _refresh_gauges(self) -> None:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
         metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
-        for cache, size in (dict(self._authenticator.cache_sizes()) | dict(self._decider.cache_sizes())).items():
-            metrics.CACHE_ENTRIES.labels(cache).set(size)
+        for part in (self._authenticator, self._decider, self._logins):
+            for cache, size in part.cache_sizes().items():
+                metrics.CACHE_ENTRIES.labels(cache).set(size)
 
 
 def _checkpoints(config: Checkpoint, clock: Clock) -> Checkpoints | None:

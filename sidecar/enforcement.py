@@ -198,7 +198,7 @@ class Enforcement:
             raw = await answer.read(self._max_body_bytes)
             if operation.uses > 1 and _BATCH_RESULTS in raw:
                 permit.reservation.commit()  # whatever the status: some items may have been done, and are in the answer
-            body = self._release.body(permit, answer.status, raw)
+            body = self._release.body(permit, answer.status, raw, answer.secrets)
             trail.upstream_request_id = answer.request_id
             self._note_version(operation, answer.status, body, trail)
             if answer.status < 300 and (operation.issues is not None or operation.holds):

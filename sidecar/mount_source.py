@@ -28,7 +28,8 @@ _log = structlog.get_logger(__name__)
 class MountSource:
     """Holds the table in force. `problem` says why it may not be what OpenBao has; empty where it is."""
 
-    def __init__(self, config: Config, login: BrokerLogin) -> None:
+    def __init__(self, config: Config, login: BrokerLogin | None) -> None:
+        """`login` is the sidecar's own; None where there is none, and mounts are configured."""
         self._config = config
         self._login = login
         self._configured = configured_mounts(config)
@@ -41,8 +42,10 @@ class MountSource:
         return self._configured is None
 
     async def refresh(self) -> None:
-        """Reads OpenBao's table. Where that fails the table in force stays."""
+        """Reads OpenBao's table, where there is a login to do so. Where that fails the table in force stays."""
         configured = self._configured
+        if self._login is None:
+            return
         namespaces = ["", *(mount.namespace for mount in configured or ())]
         try:
             found = [Mount(*each) for each in await discover(self._login, namespaces)]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.real.kafka", "tests.real.openbao", "tests.real.database", "tests.real.sidecar"]
+pytest_plugins = [
+    "tests.real.kafka",
+    "tests.real.kube",
+    "tests.real.openbao",
+    "tests.real.database",
+    "tests.real.sidecar",
+]
 
 # How long an example takes is the machine's matter, not the code's.
 settings.register_profile("unhurried", deadline=None)

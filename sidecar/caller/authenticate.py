@@ -6,6 +6,8 @@ the proof's claims, the proof's signature. Only what passed all of that is marke
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import Final
@@ -60,6 +62,7 @@ class Authenticator:
         token_file = identity.pod.token_file if identity.pod.enabled else None
         self._pod = None if token_file is None else PodToken(token_file, clock)
         self._nonces = Nonces(clock.elapsed())
+        self._passthrough = config.upstream.auth.mode == "passthrough"
         self._has_nonce = replay.dpop_nonce != "off"
         self._proofs = ProofVerifier(
             algorithms=identity.proof_algorithms,
@@ -142,10 +145,14 @@ class Authenticator:
             Refused: with the code of what is wrong, and the challenge that goes with it; as `Unproven` where the
                 token itself was good.
         """
+        caller = await self._identified(head, peer, spend)
+        return self._with_upstream_token(caller, head) if self._passthrough else caller
+
+    async def _identified(self, head: Head, peer: Peer, spend: bool) -> Caller:
         token: AccessToken | None = None
         credential = ""
         try:
-            given = _credential(head.headers)
+            given = _credential(head.headers, passthrough=self._passthrough)
             if given is not None:
                 scheme, credential = given
                 token = await self._tokens.verify(credential)
@@ -166,6 +173,20 @@ class Authenticator:
             if token is not None:
                 raise Unproven(refusal, headers, _caller(token, Binding(), "", credential)) from None
             raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
+
+    def _with_upstream_token(self, caller: Caller, head: Head) -> Caller:
+        """The caller with the OpenBao token that came along, if one did."""
+        given = head.headers.get("x-vault-token", "")
+        if not given:
+            return caller
+        if not _is_token(given):
+            raise Refused(Code.MALFORMED_REQUEST, "X-Vault-Token does not hold an OpenBao token")
+        if caller.token is not None and caller.token.reveal() == given:
+            raise Refused(
+                Code.AMBIGUOUS_CREDENTIALS,
+                "X-Vault-Token holds the access token; in passthrough mode it is for the caller's own OpenBao token",
+            )
+        return dataclasses.replace(caller, upstream_token=Credential(given))
 
     def _anonymous(self, head: Head, needed: str) -> Caller:
         if self._config.identity.required or "dpop" in head.headers:
@@ -268,8 +289,9 @@ class Authenticator:
         return wall, elapsed
 
 
-def _credential(headers: Mapping[str, str]) -> tuple[_Scheme, str] | None:
-    """The one token of the request and how it came; the same token twice is one.
+def _credential(headers: Mapping[str, str], *, passthrough: bool) -> tuple[_Scheme, str] | None:
+    """The one token of the request and how it came; the same token twice is one. In passthrough mode it comes in
+    `Authorization`, and `X-Vault-Token` is something else.
 
     Raises:
         Refused: AMBIGUOUS_CREDENTIALS, or TOKEN_MISSING where `Authorization` holds no token.
@@ -279,6 +301,8 @@ def _credential(headers: Mapping[str, str]) -> tuple[_Scheme, str] | None:
     if "," in vault or (authorization is not None and "," in authorization):
         # Repeated fields, joined: no token has a comma in it.
         raise _ambiguous()
+    if passthrough:
+        vault = ""
     if authorization is None:
         return (_Scheme.VAULT, vault) if vault else None
     name, _, token = authorization.partition(" ")
@@ -290,6 +314,9 @@ def _credential(headers: Mapping[str, str]) -> tuple[_Scheme, str] | None:
         raise Refused(Code.TOKEN_MISSING, "the Authorization header holds no access token")
     return scheme, token
 
+
+_is_token: Final = re.compile(r"[!-+\--~]{1,4096}").fullmatch
+"""Printable, without commas, which join repeated fields."""
 
 _SCHEMES: Final = {"dpop": _Scheme.DPOP, "bearer": _Scheme.BEARER}
 

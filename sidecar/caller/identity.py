@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sidecar.errors import Refused
+from sidecar.errors import Code, Refused
 
 
 class BindingKind(StrEnum):
@@ -62,7 +62,7 @@ class Caller:
     Times are seconds since the epoch, from the token's claims. `act` is the delegation chain (RFC 8693) as it stood
     in the token. `attributes` are what else a policy may ask of the subject, as pairs of name and value: a service
     account's namespace and pod, a certificate's SPIFFE ID. `workflow_run_id`, `node_id`, `system_id` come from claims
-    only.
+    only. `upstream_token` is the caller's own OpenBao token, in `passthrough` mode only.
     """
 
     subject: str
@@ -84,6 +84,17 @@ class Caller:
     node_id: str = ""
     system_id: str = ""
     token: Credential | None = None
+    upstream_token: Credential | None = None
+
+    def brought_token(self) -> Credential:
+        """The OpenBao token of the caller's own. Raises `Refused` (TOKEN_MISSING)."""
+        if self.upstream_token is None:
+            raise Refused(
+                Code.TOKEN_MISSING,
+                "this request needs an OpenBao token of the caller's own in X-Vault-Token, and the access token in"
+                " Authorization",
+            )
+        return self.upstream_token
 
 
 class Unproven(Refused):

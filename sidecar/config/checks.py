@@ -127,20 +127,40 @@ def _check_upstream(config: Config) -> list[Problem]:
     tls = upstream.tls
     if (tls.cert_file is None) != (tls.key_file is None):
         found.append(Problem("upstream.tls", "cert_file and key_file go together", "give both or neither"))
-    if auth.mode == "broker":
+    if upstream.has_own_login:
         needs: dict[str, dict[str, object]] = {
             "token": {"token": auth.token},
             "token_file": {"token_file": auth.token_file},
             "approle": {"role_id": auth.role_id, "secret_id_file": auth.secret_id_file},
             "kubernetes": {"role": auth.role, "jwt_file": auth.jwt_file},
             "jwt": {"role": auth.role, "jwt_file": auth.jwt_file},
-            "cert": {},
+            "cert": {},  # the pair is in upstream.tls
         }
         found += [
             Problem(f"upstream.auth.{key}", f"is missing for method {auth.method}", "give it")
             for key, value in needs[auth.method].items()
             if value is None
         ]
+    if auth.method == "cert" and upstream.has_own_login and tls.cert_file is None:
+        found.append(Problem("upstream.tls.cert_file", "is missing for method cert", "give it, and its key_file"))
+    if auth.mode == "exchange" and not config.identity.required:
+        found.append(
+            Problem(
+                "identity.required", "false leaves exchange nothing to log callers in with", "remove it, or use broker"
+            )
+        )
+    if auth.mode == "passthrough" and config.identity.pod.enabled:
+        found.append(
+            Problem("identity.pod.enabled", "the pod itself brings no OpenBao token along", "use broker or exchange")
+        )
+    if not upstream.has_own_login and config.mounts is None:
+        found.append(
+            Problem(
+                "mounts",
+                f"is missing, and mode {auth.mode} has no login of the sidecar's own to discover it with",
+                "name the mounts, or give a login of the sidecar's own: token_file, approle, or a jwt_file",
+            )
+        )
     found += _files(
         {
             "upstream.tls.ca_file": tls.ca_file,
@@ -418,12 +438,6 @@ def _check_not_built(config: Config) -> list[Problem]:
     """Keys the contract names and this version cannot honour yet: refused, never ignored."""
     found: list[Problem] = []
     later: list[tuple[str, bool, str]] = [
-        ("upstream.auth.mode", config.upstream.auth.mode != "broker", "use broker"),
-        (
-            "upstream.auth.method",
-            config.upstream.auth.method not in ("token", "token_file", "approle"),
-            "use token, token_file or approle",
-        ),
         ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
         ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
     ]

@@ -65,7 +65,7 @@ class UpstreamTls(_Section):
 
 
 class UpstreamAuth(_Section):
-    """How the sidecar logs in to OpenBao."""
+    """Whose login requests go by: the sidecar's own, one for each caller, or the caller's own token."""
 
     mode: Literal["broker", "exchange", "passthrough"] = "broker"
     method: Literal["token", "token_file", "approle", "kubernetes", "jwt", "cert"] = "token"
@@ -76,7 +76,7 @@ class UpstreamAuth(_Section):
     secret_id_file: Path | None = None
     jwt_file: Path | None = None
     mount: str | None = None
-    """Mount of the auth method; its own name where absent."""
+    """Mount of the auth method; its own name where absent. `exchange` logs callers in at `jwt` where absent."""
 
 
 class Upstream(_Section):
@@ -88,6 +88,20 @@ class Upstream(_Section):
     tls: UpstreamTls = UpstreamTls()
     timeout_seconds: Seconds = 30
     auth: UpstreamAuth = UpstreamAuth()
+
+    @property
+    def has_own_login(self) -> bool:
+        """Whether the sidecar itself logs in: always as broker, else where its method's credential is given."""
+        auth = self.auth
+        credentials: dict[str, object] = {
+            "token": auth.token,
+            "token_file": auth.token_file,
+            "approle": auth.secret_id_file,
+            "kubernetes": auth.jwt_file,
+            "jwt": auth.jwt_file,
+            "cert": self.tls.cert_file,
+        }
+        return auth.mode == "broker" or credentials[auth.method] is not None
 
 
 class MountEntry(_Section):

@@ -14,14 +14,18 @@ class Guard:
     def __init__(self, config: Config) -> None:
         self._mounts = frozenset(mount.strip("/") for mount in config.tenant.allowed_mounts)
         self._enforces_scopes = config.scopes.enforce
+        self._passthrough = config.upstream.auth.mode == "passthrough"
 
     def check(self, operation: Operation, caller: Caller) -> None:
         """Lets a request on to the decision.
 
         Raises:
             Refused: TENANT_MOUNT_MISMATCH outside the tenant's mounts; SCOPE_MISSING, with the scope that the challenge
-                asks for, where scopes are enforced and the token lacks the purpose's.
+                asks for, where scopes are enforced and the token lacks the purpose's; TOKEN_MISSING
+                where the caller's own OpenBao token would be sent and there is none.
         """
+        if self._passthrough:
+            caller.brought_token()
         if operation.uri.mount not in self._mounts:
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
         if not self._enforces_scopes:

@@ -23,16 +23,20 @@ class UpstreamAnswer:
 
     `content_length` is the body's length where it is known: the head told it, or the body has come already (OpenBao
     sends what is longer than 2 KiB in chunks, mostly all at once); else None. `duration_seconds` is the time from the
-    first byte out to the head. A body that was not taken to its end leaves a connection that is never used again.
+    first byte out to the head; `secrets` are bytes of the login it was asked with, which must not come back in it. A
+    body that was not taken to its end leaves a connection that is never used again.
     """
 
-    __slots__ = ("_body", "_response", "content_length", "duration_seconds", "headers", "status")
+    __slots__ = ("_body", "_response", "content_length", "duration_seconds", "headers", "secrets", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, duration_seconds: float) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, duration_seconds: float, secrets: tuple[bytes, ...] = ()
+    ) -> None:
         """Raises `UpstreamFailure` where the head is not one that OpenBao sends; the connection is closed then."""
         self._response = response
         self._body: bytes | None = None
         self.duration_seconds = duration_seconds
+        self.secrets = secrets
         self.status = response.status
         try:
             self.content_length = _body_length(response.status, response.headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 from multidict import CIMultiDict
@@ -16,6 +16,7 @@ from sidecar.surface.operation import UpstreamRequest
 from sidecar.upstream.answer import UpstreamAnswer, timed_out
 from sidecar.upstream.failure import UpstreamFailure, unavailable, untrustworthy
 from sidecar.upstream.pool import Pool
+from sidecar.upstream.presented import Login
 from sidecar.upstream.target import base_url, url_of
 from sidecar.upstream.tls import client_context
 
@@ -29,27 +30,19 @@ CONNECT_SECONDS: Final = 5.0
 _LARGE: Final = 2**20
 
 
-class Login(Protocol):
-    """What forwarding needs of the sidecar's own login."""
-
-    def token(self) -> Credential:
-        """The token to send. Raises `UpstreamFailure` where there is none now."""
-
-    async def still_good(self, used: Credential) -> bool:
-        """Asked after a 403: whether the token itself is still taken. Where it is not, another is on its way."""
-
-
 class UpstreamClient:
     """The one way to OpenBao."""
 
     def __init__(self, upstream: Upstream, login: Login) -> None:
         """Needs a running event loop. Raises `OSError` and `ssl.SSLError` where a TLS file is unusable."""
         self._login = login
+        self._tls = upstream.tls
+        self._context = client_context(upstream.tls)
         self._base = base_url(upstream)
         self._server_name = upstream.tls.server_name
         timeout = upstream.timeout_seconds
         self._session = aiohttp.ClientSession(
-            connector=Pool(client_context(upstream.tls)),
+            connector=Pool(self._context),
             # The way to a connection has a limit well below the whole: what exceeds the whole was certainly written.
             timeout=aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_SECONDS, timeout / 2)),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "X-Vault-Request": "true"},
@@ -62,20 +55,27 @@ class UpstreamClient:
         # them. There is no public switch; `tests/upstream/test_at_most_once.py` shows that this one still works.
         self._session._retry_connection = False  # noqa: SLF001 - see above
 
+    def reload(self) -> None:
+        """Reads the TLS files again, for connections made from now on; the idle ones before are not used again.
+
+        Raises `OSError`, `ssl.SSLError`, and keeps what is in force, where they are unusable.
+        """
+        self._context = client_context(self._tls)
+
     async def close(self) -> None:
         """Closes all connections."""
         await self._session.close()
 
     async def forward(self, permit: Permit, *, traceparent: str | None = None) -> UpstreamAnswer:
-        """Sends what was permitted, once, with the sidecar's own token. Raises `UpstreamFailure`."""
-        credential = self._login.token()
-        headers = CIMultiDict({"X-Vault-Token": credential.reveal()})
+        """Sends what was permitted, once, with the token of the login. Raises `UpstreamFailure`, `Refused`."""
+        shown = await self._login.token_for(permit)
+        headers = CIMultiDict({"X-Vault-Token": shown.credential.reveal()})
         if traceparent is not None:
             headers["traceparent"] = traceparent
-        answer = await self._exchange(permit.operation.upstream, headers)
-        if answer.status == 403 and not await self._token_still_good(answer, credential):
+        answer = await self._exchange(permit.operation.upstream, headers, shown.secrets)
+        if answer.status == 403 and not await self._token_still_good(answer, permit, shown.credential):
             # OpenBao looked at the token and went no further. The caller did nothing wrong and may ask again.
-            raise unavailable("the sidecar's login to OpenBao has ended, it is logging in again")
+            raise unavailable("the login to OpenBao has ended, it is being made again")
         return answer
 
     async def public(self, request: UpstreamRequest) -> UpstreamAnswer:
@@ -84,9 +84,9 @@ class UpstreamClient:
             raise ValueError("only what OpenBao answers to anyone goes out without a permit")
         return await self._exchange(request, CIMultiDict())
 
-    async def _token_still_good(self, answer: UpstreamAnswer, used: Credential) -> bool:
+    async def _token_still_good(self, answer: UpstreamAnswer, permit: Permit, used: Credential) -> bool:
         try:
-            good = await self._login.still_good(used)
+            good = await self._login.still_good(permit, used)
         except BaseException:
             answer.close()
             raise
@@ -94,7 +94,9 @@ class UpstreamClient:
             answer.close()
         return good
 
-    async def _exchange(self, request: UpstreamRequest, headers: CIMultiDict[str]) -> UpstreamAnswer:
+    async def _exchange(
+        self, request: UpstreamRequest, headers: CIMultiDict[str], secrets: tuple[bytes, ...] = ()
+    ) -> UpstreamAnswer:
         url = url_of(self._base, request)
         if request.namespace:
             headers["X-Vault-Namespace"] = request.namespace
@@ -112,10 +114,11 @@ class UpstreamClient:
                 data=body,
                 allow_redirects=False,
                 server_hostname=self._server_name,
+                ssl=self._context,
             )
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise _failure(error) from error
-        return UpstreamAnswer(response, time.perf_counter() - started)
+        return UpstreamAnswer(response, time.perf_counter() - started, secrets)
 
 
 def _failure(error: Exception) -> UpstreamFailure:

@@ -64,14 +64,13 @@ class _Adapter(HTTPAdapter):
 class ControlPlane:
     """Calls hvac functions in worker threads. Raises `OSError` and `ssl.SSLError` where a TLS file is unusable."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, workers: int = _WORKERS) -> None:
+        self._upstream = upstream
         self._url = base_url(upstream)
         self._namespace = upstream.namespace.strip("/")
         self._timeout = min(CALL_SECONDS, upstream.timeout_seconds)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.mount("https://", _Adapter(upstream))
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="openbao-control")
+        self._session = _session(upstream)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openbao-control")
 
     async def call(
         self, function: Callable[[Any], Result], token: Credential | None = None, namespace: str = ""
@@ -80,6 +79,12 @@ class ControlPlane:
         `ControlError`."""
         full = "/".join(filter(None, (self._namespace, namespace.strip("/"))))
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._call, function, token, full)
+
+    def reload(self) -> None:
+        """Reads the TLS files again; calls under way end as they began. Raises `OSError`, `ssl.SSLError`, and keeps
+        what is in force, where they are unusable."""
+        before, self._session = self._session, _session(self._upstream)
+        before.close()
 
     def close(self) -> None:
         """Ends the workers; a call under way ends by itself within its time limit."""
@@ -113,6 +118,13 @@ class ControlPlane:
             raise AwayError(f"{type(error).__name__}: {what}") from None
         except Exception as error:  # noqa: BLE001 - whatever a strange answer does to hvac must not end the upkeep
             raise AwayError(f"an answer that is not OpenBao's: {type(error).__name__}") from None
+
+
+def _session(upstream: Upstream) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("https://", _Adapter(upstream))
+    return session
 
 
 def _text(error: VaultError) -> str:

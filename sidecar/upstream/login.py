@@ -21,10 +21,12 @@ import structlog
 from sidecar.caller.identity import Credential
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Upstream
+from sidecar.decision.permit import Permit
 from sidecar.ops.logs import forget_secret, register_secret
-from sidecar.upstream.control import ControlError, ControlPlane, DeniedError, FaultError
+from sidecar.upstream.control import CALL_SECONDS, ControlError, ControlPlane, DeniedError, FaultError
 from sidecar.upstream.failure import unavailable
-from sidecar.upstream.methods import Method, Session, look_up, method_of, renew
+from sidecar.upstream.methods import CertMethod, Method, Session, look_up, method_of, renew
+from sidecar.upstream.presented import SHORTEST_TOKEN, OwnSecrets, Presented
 
 _log = structlog.get_logger(__name__)
 
@@ -33,8 +35,6 @@ TRUST_SECONDS: Final = 5.0
 one look-up in that time, and no login."""
 RETRY_CEILING_SECONDS: Final = 5.0
 DENIED_CEILING_SECONDS: Final = 30.0
-SHORTEST_TOKEN: Final = 16
-"""A shorter token (a development server's `root`) is not looked for in answers: it would be found in ordinary text."""
 
 _POLL_SECONDS: Final = 1.0
 _RENEW_AT: Final = (0.6, 0.7)
@@ -45,25 +45,19 @@ _REMEMBERED: Final = 4
 Result = TypeVar("Result")
 
 
-class OwnSecrets(tuple[bytes, ...]):
-    """Bytes that must never leave. Shows itself to nobody."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "OwnSecrets(***)"
-
-
 class BrokerLogin:
     """Holds the token. `own_secrets` are the bytes that must never leave: recent tokens and their accessors."""
 
     def __init__(self, upstream: Upstream, clock: Clock | None = None) -> None:
         """Raises `OSError`, `ssl.SSLError`, `ValueError` where the configuration cannot be used."""
         self._clock = clock or SystemClock()
-        self._method: Method = method_of(upstream.auth)
+        self._method: Method = method_of(upstream)
         self._control = ControlPlane(upstream)
         self._random = SystemRandom()
+        self._patience = min(CALL_SECONDS, upstream.timeout_seconds)
         self._wake = asyncio.Event()
+        self._attempted = asyncio.Event()
+        self._is_attempting = False
         self._task: asyncio.Task[None] | None = None
         self._check: asyncio.Task[bool] | None = None
 
@@ -109,7 +103,20 @@ class BrokerLogin:
             raise unavailable("the sidecar is not logged in to OpenBao", self.problem)
         return session.credential
 
-    async def still_good(self, used: Credential) -> bool:
+    async def token_for(self, _permit: Permit) -> Presented:
+        """The same token for everybody. Where there is none the attempt to get one is waited for, if it is under way
+        or due; where OpenBao was asked and is being left alone for a while, nobody waits.
+
+        Raises `UpstreamFailure` (UPSTREAM_UNAVAILABLE).
+        """
+        if not self.ready and (self._is_attempting or self._clock.elapsed() >= min(self._login_at, self._renew_at)):
+            self._wake.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._attempted.wait()
+        return Presented(self.token())
+
+    async def still_good(self, _permit: Permit, used: Credential) -> bool:
         """Asked after a 403 of OpenBao: whether the token is still taken, so that the 403 is about the path.
 
         OpenBao is asked at most once in `TRUST_SECONDS`, however many ask here. Where the token has ended the login is
@@ -128,6 +135,13 @@ class BrokerLogin:
         """Calls OpenBao's control plane with the token, in a namespace below `upstream.namespace`. Raises
         `UpstreamFailure`, `ControlError`."""
         return await self._control.call(function, self.token(), namespace)
+
+    def reload(self) -> None:
+        """Reads the TLS files again. Raises `OSError`, `ssl.SSLError` where they are unusable."""
+        self._control.reload()
+        if isinstance(self._method, CertMethod):
+            self._login_at = 0.0
+            self._wake.set()
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
     async def _keep(self) -> None:
@@ -161,7 +175,8 @@ class BrokerLogin:
             self.problem = ""
 
     async def _attempt(self, duty: Callable[[], Awaitable[None]]) -> float | None:
-        """None where it was done, else when to try again."""
+        """None where it was done, else when to try again. Whoever waits for it is told."""
+        self._is_attempting = True
         try:
             await duty()
         except ControlError as error:
@@ -171,6 +186,10 @@ class BrokerLogin:
             self._failures += 1
             _log.warning("OpenBao does not let the sidecar in", reason=str(error), retry_in_seconds=round(delay, 2))
             return self._clock.elapsed() + delay
+        finally:
+            self._is_attempting = False
+            self._attempted.set()
+            self._attempted = asyncio.Event()
         self._failures = 0
         return None
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 from hvac.exceptions import Forbidden
 
 from sidecar.caller.identity import Credential
-from sidecar.config import UpstreamAuth
+from sidecar.config import Upstream
 from sidecar.upstream.control import AwayError, DeniedError
+from sidecar.upstream.files import signature
 
 _MAX_FILE_BYTES: Final = 8192
 
@@ -43,17 +45,24 @@ class Method(Protocol):
         """Logs in, in a worker thread. Raises what hvac raises, or `ControlError`."""
 
     def signature(self) -> object:
-        """Changes whenever the file that the method reads does; None for ever where there is no file."""
+        """Changes whenever a file does that makes another login necessary; None for ever where none does."""
 
 
-def method_of(auth: UpstreamAuth) -> Method:
+def method_of(upstream: Upstream) -> Method:
     """The configured method. Raises `ValueError` where a key it needs is missing."""
+    auth = upstream.auth
+    # Beside `exchange` the role and the mount are those of the callers' login, which a JWT of the sidecar's own shares.
+    mount = auth.mount if auth.mode != "exchange" else None
     if auth.method == "token" and auth.token is not None:
         return TokenMethod(Credential(auth.token.get_secret_value()))
     if auth.method == "token_file" and auth.token_file is not None:
         return TokenFileMethod(auth.token_file)
     if auth.method == "approle" and auth.role_id is not None and auth.secret_id_file is not None:
-        return AppRoleMethod(auth.role_id, auth.secret_id_file, auth.mount or "approle")
+        return AppRoleMethod(auth.role_id, auth.secret_id_file, mount or "approle")
+    if auth.method in ("kubernetes", "jwt") and auth.role is not None and auth.jwt_file is not None:
+        return JwtMethod(auth.role, auth.jwt_file, auth.mount or auth.method)
+    if auth.method == "cert" and upstream.tls.cert_file is not None:
+        return CertMethod(auth.role, mount or "cert")
     raise ValueError(f"upstream.auth.method {auth.method} lacks a key that it needs")
 
 
@@ -80,7 +89,7 @@ class TokenFileMethod:
         return look_up(client, Credential(_read(self._path)))
 
     def signature(self) -> object:
-        return _signature(self._path)
+        return signature(self._path)
 
 
 class AppRoleMethod:
@@ -92,13 +101,53 @@ class AppRoleMethod:
         self._mount = mount
 
     def log_in(self, client: Any) -> Session:
-        answer = client.auth.approle.login(
-            self._role_id, secret_id=_read(self._secret_id_file), use_token=False, mount_point=self._mount
-        )
-        return look_up(client, Credential(_text(answer["auth"]["client_token"])))
+        params = {"role_id": self._role_id, "secret_id": _read(self._secret_id_file)}
+        return log_in_at(client, self._mount, params)
 
     def signature(self) -> object:
-        return _signature(self._secret_id_file)
+        return signature(self._secret_id_file)
+
+
+class JwtMethod:
+    """A JWT from a file, taken by OpenBao's `kubernetes` or `jwt` method: a pod's projected token as a rule.
+
+    It is read at each login. That it was replaced, as the kubelet does every hour, is no reason for another one.
+    """
+
+    def __init__(self, role: str, jwt_file: Path, mount: str) -> None:
+        self._role = role
+        self._jwt_file = jwt_file
+        self._mount = mount
+
+    def log_in(self, client: Any) -> Session:
+        return log_in_at(client, self._mount, {"role": self._role, "jwt": _read(self._jwt_file)})
+
+    def signature(self) -> object:
+        return None
+
+
+class CertMethod:
+    """The client certificate of the connection itself (`upstream.tls.cert_file`), read again with the rest of TLS.
+
+    OpenBao renews such a token only to the certificate that it was made for, so another one needs another login.
+    """
+
+    def __init__(self, role: str | None, mount: str) -> None:
+        self._role = role
+        self._mount = mount
+
+    def log_in(self, client: Any) -> Session:
+        return log_in_at(client, self._mount, {"name": self._role} if self._role else {})
+
+    def signature(self) -> object:
+        return None
+
+
+def log_in_at(client: Any, mount: str, params: dict[str, str]) -> Session:
+    """A new token from the auth method at a mount."""
+    client.token = ""
+    answer = client.adapter.login(f"/v1/auth/{quote(mount.strip('/'))}/login", use_token=False, json=params)
+    return look_up(client, Credential(_text(answer["auth"]["client_token"])))
 
 
 def look_up(client: Any, token: Credential) -> Session:
@@ -124,6 +173,12 @@ def renew(client: Any, session: Session) -> Session:
     )
 
 
+def revoke(client: Any, token: Credential) -> None:
+    """Ends a token, and every lease that was made under it."""
+    client.token = token.reveal()
+    client.auth.token.revoke_self()
+
+
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TypeError("a ttl that is not a number of seconds")
@@ -147,11 +202,3 @@ def _read(path: Path) -> str:
     if not text or not text.isascii() or not text.isprintable() or len(content) > _MAX_FILE_BYTES:
         raise AwayError(f"{path} does not hold one line of printable text")
     return text
-
-
-def _signature(path: Path) -> object:
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size

@@ -27,7 +27,7 @@ _NAMED_AND_NULL: Final = [(f'"{name}"'.encode(), f'"{name}":null'.encode()) for 
 
 
 class Own(Protocol):
-    """The sidecar's login, as far as it must be kept in."""
+    """The sidecar's own login, as far as it must be kept in."""
 
     @property
     def own_secrets(self) -> tuple[bytes, ...]:
@@ -36,6 +36,10 @@ class Own(Protocol):
 
 class Streamable(Protocol):
     """An answer that can be streamed."""
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """Bytes of the caller's own login, which the sidecar made and keeps."""
 
     def stream(self) -> AsyncGenerator[bytes, None]:
         """Its body as it comes."""
@@ -47,18 +51,19 @@ class Release:
     def __init__(self, own: Own) -> None:
         self._own = own
 
-    def body(self, permit: Permit, status: int, raw: bytes) -> bytes:
-        """A permitted operation's answer: unchanged, or with the released keys only. Raises `Refused`."""
-        self.own(raw)
+    def body(self, permit: Permit, status: int, raw: bytes, secrets: tuple[bytes, ...] = ()) -> bytes:
+        """A permitted operation's answer: unchanged, or with the released keys only. `secrets` are those of the answer
+        that the body is of. Raises `Refused`."""
+        self.own(raw, secrets)
         _refuse_login(raw)
         released = permit.verdict.obligations.release
         if released is None:
             return raw
         return _only(released, permit.operation.name, status, raw)
 
-    def own(self, raw: bytes) -> bytes:
-        """A body that holds nothing of the sidecar's own login. Raises `Refused` where it does."""
-        for secret in self._own.own_secrets:
+    def own(self, raw: bytes, secrets: tuple[bytes, ...] = ()) -> bytes:
+        """A body that holds nothing of the sidecar's logins. Raises `Refused` where it does."""
+        for secret in (*self._own.own_secrets, *secrets):
             if secret in raw:
                 raise _held_back()
         return raw
@@ -66,11 +71,11 @@ class Release:
     async def stream(self, answer: Streamable) -> AsyncGenerator[bytes, None]:
         """The same, for a body passed on as it comes: what could be the beginning of a secret is held back until it is
         known not to be one. Raises `Refused` in the middle, which cuts the caller's answer."""
-        overlap = max((len(secret) for secret in self._own.own_secrets), default=1) - 1
+        overlap = max((len(secret) for secret in (*self._own.own_secrets, *answer.secrets)), default=1) - 1
         held = b""
         async with aclosing(answer.stream()) as chunks:
             async for chunk in chunks:
-                held = self.own(held + chunk)
+                held = self.own(held + chunk, answer.secrets)
                 if len(held) > overlap:
                     yield held[: len(held) - overlap]
                     held = held[len(held) - overlap :]

@@ -29,7 +29,8 @@ _LINES_PER_DOT: Final = 20
 class GoTool:
     """A program: its package, the version of its module, and how long it takes to build on two cores from nothing.
 
-    `source` is a module's folder in this tree; without it the package is the proxy's.
+    `source` is a module's folder in this tree; without it the package is the proxy's. `module` is a go.mod for a
+    package of the proxy's whose own one holds `replace` lines: `go install` refuses those.
     """
 
     name: str
@@ -37,6 +38,8 @@ class GoTool:
     package: str
     cold_seconds: int
     source: Path | None = None
+    module: Path | None = None
+    ldflags: str = ""
 
     @property
     def folder(self) -> Path:
@@ -49,7 +52,10 @@ class GoTool:
         return self.folder / self.name
 
     def command(self, go: str) -> list[str]:
-        """What builds it, so that the program ends up in GOBIN."""
+        """What builds it, so that the program ends up in GOBIN; with a `module`, in the folder that holds it."""
+        if self.module is not None:
+            flags = ["-v", "-mod=mod", "-buildvcs=false", "-trimpath", "-ldflags", self.ldflags]
+            return [go, "build", *flags, "-o", self.name, self.package]
         if self.source is None:
             return [go, "install", "-v", "-trimpath", f"{self.package}@v{self.version}"]
         return [go, "install", "-v", "-trimpath", "-mod=readonly", "-buildvcs=false", self.package]
@@ -101,6 +107,8 @@ def _build(tool: GoTool, say: Callable[[str], None]) -> None:
     unfinished.mkdir()
     # Proxy, caches and toolchain are the machine's own; what decides the result is set here.
     environment = os.environ | {"GOBIN": str(unfinished), "CGO_ENABLED": "0", "GOFLAGS": "-p=2", "GOWORK": "off"}
+    if tool.module is not None:
+        shutil.copyfile(tool.module, unfinished / "go.mod")
     say(f"\n==> building {tool.name} {tool.version}: about {tool.cold_seconds} s, once per machine ")
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *tool.command(go)],

@@ -46,9 +46,17 @@ class TlsListener:
 
 class OpenBao:
     """One server. `persistent` gives it storage on disk and makes it start sealed after a `restart`; otherwise it is
-    the dev server, unsealed and empty at each start, with KV version 2 at `secret/`."""
+    the dev server, unsealed and empty at each start, with KV version 2 at `secret/`. `joins` makes it the standby of a
+    persistent server that runs."""
 
-    def __init__(self, folder: Path, *, tls: TlsListener | None = None, persistent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tls: TlsListener | None = None,
+        persistent: bool = False,
+        joins: OpenBao | None = None,
+    ) -> None:
         self.folder = folder
         self.port = free_pair()
         self.address = f"http://{LOOPBACK}:{self.port}"
@@ -58,7 +66,8 @@ class OpenBao:
         self.log = folder / "openbao.log"
         self.audit_file = folder / "audit.log"
         self._tls = tls
-        self._persistent = persistent
+        self._persistent = persistent or joins is not None
+        self._joins = joins
         self._unseal_key = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._session = requests.Session()
@@ -89,7 +98,10 @@ class OpenBao:
             )
         # 501 is not initialised, 503 is sealed: both are answers of a persistent server that has started.
         self._wait_for((200, 501, 503) if self._persistent else (200,))
-        if self._persistent and not self._unseal_key:
+        if self._joins is not None and not self._unseal_key:
+            self.root_token, self._unseal_key = self._joins.root_token, self._joins._unseal_key
+            self._join()
+        elif self._persistent and not self._unseal_key:
             made = self.anonymous().sys.initialize(secret_shares=1, secret_threshold=1)
             self.root_token, self._unseal_key = made["root_token"], made["keys"][0]
             self.unseal()
@@ -97,7 +109,18 @@ class OpenBao:
     def unseal(self) -> None:
         """Unseals a persistent server and waits until it is active."""
         self.anonymous().sys.submit_unseal_key(self._unseal_key)
-        self._wait_for((200,))
+        self._wait_for((200,) if self._joins is None else (200, 429))
+
+    def seal(self) -> None:
+        """Seals it, as an operator does in an emergency."""
+        self.root().sys.seal()
+
+    def _join(self) -> None:
+        """Becomes the standby: it is told of the leader, and unsealed with the leader's key."""
+        assert self._joins is not None
+        self.anonymous().sys.join_raft_cluster(leader_api_addr=self._joins.address)
+        self.anonymous().sys.submit_unseal_key(self._unseal_key)
+        self._wait_for((200, 429))  # 429 is an unsealed standby
 
     def stop(self) -> None:
         """Ends it. What it stored on disk stays."""
@@ -177,6 +200,28 @@ class OpenBao:
         secret_id = root.auth.approle.generate_secret_id(name, mount_point=mount)["data"]["secret_id"]
         return role_id, secret_id
 
+    def enable_auth(self, kind: str, mount: str = "") -> None:
+        """Mounts an auth method, where it is not mounted yet."""
+        root, path = self.root(), mount or kind
+        if f"{path}/" not in root.sys.list_auth_methods()["data"]:
+            root.sys.enable_auth_method(kind, path=path)
+
+    def jwt_auth(self, public_key: str, mount: str = "jwt") -> None:
+        """Mounts the JWT method; whose tokens it takes is said by a public key (PEM)."""
+        self.enable_auth("jwt", mount)
+        self.root().write_data(f"auth/{mount}/config", data={"jwt_validation_pubkeys": [public_key]})
+
+    def jwt_role(self, name: str, *policies: str, mount: str = "jwt", **options: Any) -> None:
+        """A role of the JWT method, bound to an audience."""
+        data = {
+            "role_type": "jwt",
+            "user_claim": "sub",
+            "bound_audiences": ["crud.secrets"],
+            "token_policies": list(policies),
+            "token_no_default_policy": True,
+        }
+        self.root().write_data(f"auth/{mount}/role/{name}", data=data | options)
+
     # -- what it did -------------------------------------------------------------------------------------------------
     def mark(self) -> int:
         """A place in the audit, for `audit` and `requests`."""
@@ -228,7 +273,7 @@ audit "file" "raw" {{
             config += f"""
 storage "raft" {{
   path    = "{self.folder / "data"}"
-  node_id = "one"
+  node_id = "{self.port}"
   performance_multiplier = 1
 }}
 api_addr     = "{self.address}"

@@ -57,6 +57,17 @@ def test_a_program_is_built_once_and_kept_by_its_version(go: Go, tmp_path: Path)
     assert go.calls == ["0 -p=2 install -v -trimpath example.org/probe@v1.2.3"]
 
 
+def test_a_program_with_a_module_of_its_own_is_built_in_it(go: Go, tmp_path: Path) -> None:
+    module = tmp_path / "probe.mod"
+    module.write_text("module probe\n")
+    tool = GoTool("probe", "1.2.3", "example.org/cmd/probe", cold_seconds=9, module=module, ldflags="-s -X a.b=1")
+    go.does("grep -q 'module probe' go.mod && touch probe")
+    assert cached_go_tool(tool, quiet) == tool.binary
+    assert [path.name for path in tool.folder.iterdir() if path.name != "lock"] == ["probe"]
+    flags = "-v -mod=mod -buildvcs=false -trimpath -ldflags -s -X a.b=1"
+    assert go.calls == [f"0 -p=2 build {flags} -o probe example.org/cmd/probe"]
+
+
 def test_a_build_says_what_it_does_and_that_it_goes_on(go: Go) -> None:
     go.does("seq 100\n" + BUILDS)
     said: list[str] = []

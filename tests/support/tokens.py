@@ -14,6 +14,7 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 AUDIENCE: Final = "crud.secrets"
 ISSUER: Final = "https://idp.example"
@@ -95,6 +96,12 @@ class Issuer:
     def jwk(self) -> dict[str, Any]:
         """The public key as the JWKS shows it."""
         return public_jwk(self.algorithm, self.key) | {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
+
+    @property
+    def public_pem(self) -> str:
+        """The public key as PEM, for those who do not read JWKS."""
+        encoded = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return str(encoded.decode())
 
     def jwks(self, *more: Mapping[str, Any]) -> dict[str, Any]:
         """The key set, with further keys behind its own."""

@@ -11,11 +11,18 @@ from typing import Final
 
 import pytest
 
-from tests.real import helm, kafka
+from tests.real import kafka
+from tests.real.go_tools import GoTool
+from tests.real.helm import HELM
+from tests.real.kube import KUBE_APISERVER
 from tools import doctor
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCRIPT: Final = ROOT / "tools" / "doctor.py"
+
+
+BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER]
+"""All that `cached_go_tool` is asked for."""
 
 
 class Machine:
@@ -32,9 +39,14 @@ class Machine:
         program.write_text(f"#!/bin/sh\nprintf '{says}'\n")
         program.chmod(0o755)
 
-    def has_built_helm(self) -> None:
+    def without(self, name: str) -> Machine:
+        """Takes a program off its path."""
+        (self.bin / name).unlink(missing_ok=True)
+        return self
+
+    def has_built(self, tool: GoTool) -> None:
         """As after the first `make test`."""
-        binary = self.cache / "openbao-sidecar" / f"helm-{helm.HELM.version}" / "helm"
+        binary = self.cache / "openbao-sidecar" / f"{tool.name}-{tool.version}" / tool.name
         binary.parent.mkdir(parents=True)
         binary.touch()
 
@@ -55,6 +67,7 @@ def machine(tmp_path: Path) -> Machine:
     found = Machine(tmp_path)
     found.has("make")
     found.has("curl", "curl 8.11")
+    found.has("etcd")
     found.has("go", r"go1.26.8\nlocal\n")
     found.has("node", "v20.20.2")
     found.has("npm")
@@ -77,6 +90,7 @@ def test_a_machine_that_has_everything_is_fit(machine: Machine) -> None:
         ("curl", "curl"),
         ("node", "nodejs"),
         ("npm", "npm"),
+        ("etcd", "etcd-server"),
         ("make", "make"),
     ],
 )
@@ -108,7 +122,7 @@ def test_what_only_other_targets_need_is_said_and_does_not_count(machine: Machin
         (r"go1.19.8\n\n", False, "https://go.dev/dl/"),
     ],
 )
-def test_a_go_that_cannot_build_helm_is_too_old(machine: Machine, says: str, fit: bool, remedy: str) -> None:
+def test_a_go_that_cannot_build_them_is_too_old(machine: Machine, says: str, fit: bool, remedy: str) -> None:
     machine.has("go", says)
     done = machine.doctor()
     assert (done.returncode == 0) is fit, done.stdout
@@ -116,13 +130,13 @@ def test_a_go_that_cannot_build_helm_is_too_old(machine: Machine, says: str, fit
 
 
 def test_go_and_maven_are_not_asked_for_once_they_have_done_their_part(machine: Machine) -> None:
-    machine.has_built_helm()
+    for tool in BUILT_BY_GO:
+        assert f"{tool.name} {tool.version}" in machine.without("go").doctor().stdout
+        machine.has_built(tool)
     fetched = machine.cache / "openbao-sidecar" / f"kafka-{kafka.VERSION}" / "complete"
     fetched.parent.mkdir(parents=True)
     fetched.touch()
-    (machine.bin / "go").unlink()
-    (machine.bin / "mvn").unlink()
-    assert machine.doctor().returncode == 0
+    assert machine.without("mvn").doctor().returncode == 0
 
 
 @pytest.mark.parametrize(("says", "fit"), [("v18.0.0", True), ("v22.1.0", True), ("v16.20.2", False), ("", False)])
@@ -163,7 +177,9 @@ def test_an_old_python_can_read_it_to_the_end() -> None:
 
 
 def test_it_asks_for_what_the_tests_use() -> None:
-    assert helm.HELM.version == doctor.HELM
+    assert {tool.name: tool.version for tool in BUILT_BY_GO} == doctor.GO_PROGRAMS
+    assert KUBE_APISERVER.module is not None
+    assert f"require k8s.io/kubernetes v{KUBE_APISERVER.version}\n" in KUBE_APISERVER.module.read_text()
     assert kafka.VERSION == doctor.KAFKA
 
 

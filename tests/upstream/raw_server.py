@@ -17,6 +17,7 @@ from sidecar.decision.permit import GrantState, Obligations, Permit, Verdict
 from sidecar.surface.operation import Operation, Purpose, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.upstream.client import UpstreamClient
+from sidecar.upstream.presented import Presented
 
 TOKEN = "s.TheSidecarsOwnTokenCanary"
 
@@ -143,7 +144,10 @@ class FixedLogin:
     def token(self) -> Credential:
         return Credential(TOKEN)
 
-    async def still_good(self, used: Credential) -> bool:
+    async def token_for(self, permit: Permit) -> Presented:
+        return Presented(self.token())
+
+    async def still_good(self, permit: Permit, used: Credential) -> bool:
         assert used.reveal() == TOKEN
         self.asked += 1
         return self.good

@@ -344,7 +344,7 @@ async def test_where_there_is_no_login_nothing_is_sent(client_to: Make) -> None:
 
     async with RawServer(plain) as server:
         client = client_to(server)
-        client._login = NoLogin()  # type: ignore[assignment]  # as above
+        client._login = NoLogin()
         with pytest.raises(UpstreamFailure):
             await client.forward(permit())
         assert server.exchanges == []

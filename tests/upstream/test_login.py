@@ -316,7 +316,7 @@ async def test_one_callers_cancellation_does_not_lose_the_look_up_for_the_others
     login = await log_in(openbao.address, {"method": "token", "token": token}, clock)
     clock.advance(login_module.TRUST_SECONDS)
     used = login.token()
-    leaving, staying = (asyncio.create_task(login.still_good(used)) for _ in range(2))
+    leaving, staying = (asyncio.create_task(login.still_good(READ, used)) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying is True

@@ -124,6 +124,8 @@ def test_openbaos_own_words_leave_as_they_came(body: bytes) -> None:
 class Chunks:
     """A body that comes in pieces."""
 
+    secrets: tuple[bytes, ...] = ()
+
     def __init__(self, *chunks: bytes) -> None:
         self._chunks = chunks
         self.closed = False

@@ -11,8 +11,10 @@ import pytest
 
 from sidecar.caller.identity import Credential
 from sidecar.config import Upstream, UpstreamTls
+from sidecar.decision.permit import Permit
 from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from sidecar.upstream.login import BrokerLogin
+from sidecar.upstream.presented import Presented
 from sidecar.upstream.tls import client_context
 from tests.real.openbao import OpenBao, TlsListener
 from tests.upstream.certificates import Authority
@@ -68,10 +70,10 @@ async def both_planes(address: str, token: str, **tls: Any) -> tuple[str, str]:
 
 
 class _AnyToken:
-    def token(self) -> Any:
-        return Credential("s.ATokenThatMustNotBeSent")
+    async def token_for(self, permit: Permit) -> Presented:
+        return Presented(Credential("s.ATokenThatMustNotBeSent"))
 
-    async def still_good(self, used: Any) -> bool:
+    async def still_good(self, permit: Permit, used: Credential) -> bool:
         return True
 
 
