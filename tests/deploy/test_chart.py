@@ -198,7 +198,7 @@ def test_the_service_monitor_finds_the_service_and_the_service_the_pods(helm: He
 
 @pytest.mark.parametrize("case", ["kubernetes login", "jwt login"])
 def test_the_projected_token_has_an_audience_of_its_own_and_one_reader(helm: Helm, case: str) -> None:
-    manifests = helm.template(CHART, values(LATER[case] | {"ops.upstream.auth.audience": "bao.acme"}))
+    manifests = helm.template(CHART, values(CASES[case] | {"ops.upstream.auth.audience": "bao.acme"}))
     (volume,) = (one for one in pod_spec(manifests)["volumes"] if one["name"] == "sidecar-token")
     ((source,),) = (volume["projected"]["sources"],)
     assert source["serviceAccountToken"]["audience"] == "bao.acme"
@@ -250,3 +250,23 @@ def test_as_a_part_of_another_chart_it_takes_helms_global_values(helm: Helm) -> 
     assert helm.template(CHART, values({"global": {"region": "eu"}}))
     with pytest.raises(HelmRefused):
         helm.template(CHART, values({"globl": {"region": "eu"}}))
+
+
+@pytest.mark.parametrize(
+    ("case", "auth"),
+    [
+        ("exchange", {"mode": "exchange", "role": "app", "method": "approle", "secret_id_file": True}),
+        ("exchange at kubernetes", {"mode": "exchange", "role": "app", "method": "kubernetes", "jwt_file": True}),
+        ("exchange without a login of its own", {"mode": "exchange", "mount": "team/jwt"}),
+        ("passthrough", {"mode": "passthrough", "method": "approle", "secret_id_file": True}),
+        ("passthrough without a login of its own", {"mode": "passthrough"}),
+    ],
+)
+def test_beside_exchange_and_passthrough_there_is_a_login_of_its_own_unless_mounts_are_named(
+    helm: Helm, case: str, auth: dict[str, Any], tmp_path: Path
+) -> None:
+    manifests = rendered(helm, case)
+    given = config_tree(manifests)["upstream"]["auth"]
+    assert {key: True if key.endswith("_file") else value for key, value in given.items()} == auth
+    assert loaded(manifests, tmp_path).upstream.has_own_login is (len(auth) > 2)
+    assert ("openbao-sidecar-login" in str(manifests)) is ("secret_id_file" in auth)

@@ -227,6 +227,9 @@ PLACES: Final = (
     "ops.upstream.auth.role",
     "ops.upstream.auth.mount",
     "ops.upstream.auth.secret",
+    "ops.mounts[].path",
+    "ops.mounts[].engine",
+    "ops.mounts[].namespace",
     "ops.kafka.bootstrapServers",
     "ops.kafka.topicPrefix",
     "ops.authorization.cedar.policiesConfigMap",
@@ -244,8 +247,12 @@ PLACES: Final = (
 def everywhere(text: str) -> dict[str, Any]:
     """The changes that put a text at every place."""
     changes: dict[str, Any] = {place.removesuffix("[]"): [text] if place.endswith("[]") else text for place in PLACES}
-    issuer = {place.rpartition(".")[2]: changes.pop(place) for place in PLACES if "[]." in place}
-    return changes | {"ops.identity.issuers": [issuer], "example.enabled": True}
+    entries: dict[str, dict[str, Any]] = {}
+    for place in PLACES:
+        of, inside, key = place.partition("[].")
+        if inside:
+            entries.setdefault(of, {})[key] = changes.pop(place)
+    return changes | {of: [entry] for of, entry in entries.items()} | {"example.enabled": True}
 
 
 def shape(node: Any) -> Any:

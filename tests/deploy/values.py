@@ -117,15 +117,29 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
     },
     "IPv6 only": {"sidecar.operationsAddress": "[::]:9102"},
     "retention": {"ops.audit.retentionMib": 128},
-}
-"""Cases whose configuration this version of the sidecar takes."""
-
-LATER: Final[dict[str, dict[str, Any]]] = {
     "kubernetes login": {"ops.upstream.auth.method": "kubernetes", "ops.upstream.auth.role": "app"},
     "jwt login": {"ops.upstream.auth.method": "jwt", "ops.upstream.auth.role": "app"},
     "cert login": {"ops.upstream.auth.method": "cert", "ops.upstream.auth.role": "app"},
     "exchange": {"ops.upstream.auth.mode": "exchange", "ops.upstream.auth.role": "app"},
+    "exchange at kubernetes": {
+        "ops.upstream.auth.mode": "exchange",
+        "ops.upstream.auth.method": "kubernetes",
+        "ops.upstream.auth.role": "app",
+    },
+    "exchange without a login of its own": {
+        "ops.upstream.auth.mode": "exchange",
+        "ops.upstream.auth.mount": "team/jwt",
+        "ops.mounts": [{"path": "secret", "engine": "kv2"}, {"path": "db", "engine": "database", "namespace": "team"}],
+    },
     "passthrough": {"ops.upstream.auth.mode": "passthrough"},
+    "passthrough without a login of its own": {
+        "ops.upstream.auth.mode": "passthrough",
+        "ops.mounts": [{"path": "secret", "engine": "kv2"}],
+    },
+}
+"""Cases whose configuration this version of the sidecar takes."""
+
+LATER: Final[dict[str, dict[str, Any]]] = {
     "valkey": {"ops.antiReplay.store": "valkey://valkey:6379"},
     "traces": {"ops.tracing.otlpEndpoint": "http://collector:4318"},
 }

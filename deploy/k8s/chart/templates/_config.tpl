@@ -8,16 +8,16 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 {{- $auth := dict "mode" $ops.upstream.auth.mode -}}
 {{- $tls := dict -}}
 {{- with $ops.upstream.auth -}}
-{{- if ne .mode "passthrough" -}}
+{{- $own := include "openbao-sidecar.ownLogin" $ -}}
 {{- if .mount }}{{ $_ := set $auth "mount" .mount }}{{ end -}}
-{{- end -}}
 {{- if eq .mode "exchange" -}}
 {{- if .role }}{{ $_ := set $auth "role" .role }}{{ end -}}
+{{- if eq .method "kubernetes" }}{{ $_ := set $auth "method" .method }}{{ end -}}
 {{- end -}}
-{{- if eq .mode "broker" -}}
+{{- if $own -}}
 {{- $_ := set $auth "method" .method -}}
 {{- if eq .method "approle" -}}
-{{- if .role }}{{ $_ := set $auth "role_id" .role }}{{ end -}}
+{{- if and .role (ne .mode "exchange") }}{{ $_ := set $auth "role_id" .role }}{{ end -}}
 {{- $_ := set $auth "secret_id_file" "/run/sidecar/secrets/login/secret-id" -}}
 {{- else if eq .method "token_file" -}}
 {{- $_ := set $auth "token_file" "/run/sidecar/secrets/login/token" -}}
@@ -119,5 +119,6 @@ holds, and never becomes structure. Paths are those of _container.tpl.
     "log_format" $ops.logging.format
     "otlp_endpoint" $ops.tracing.otlpEndpoint)
 -}}
+{{- with $ops.mounts }}{{ $_ := set $config "mounts" . }}{{ end -}}
 {{- toYaml $config -}}
 {{- end -}}

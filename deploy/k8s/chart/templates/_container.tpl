@@ -1,14 +1,15 @@
 {{/* The sidecar in a pod: a native sidecar (an init container that stays), and the volumes that only it mounts. */}}
 {{- define "openbao-sidecar.container" -}}
 {{- $ops := .Values.ops -}}
-{{- $broker := eq $ops.upstream.auth.mode "broker" -}}
+{{- $own := include "openbao-sidecar.ownLogin" . -}}
 name: openbao-sidecar
 image: {{ include "openbao-sidecar.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
 restartPolicy: Always
 args: ["serve", "--config", "/etc/sidecar/config/config.yaml"]
 {{- $env := list }}
-{{- if and $broker (eq $ops.upstream.auth.method "approle") (not $ops.upstream.auth.role) }}
+{{- $role := and $ops.upstream.auth.role (ne $ops.upstream.auth.mode "exchange") }}
+{{- if and $own (eq $ops.upstream.auth.method "approle") (not $role) }}
 {{- $env = append $env (dict "name" "SIDECAR__UPSTREAM__AUTH__ROLE_ID" "valueFrom" (dict "secretKeyRef" (dict "name" $ops.upstream.auth.secret "key" "role-id"))) }}
 {{- end }}
 {{- if and $ops.kafka.bootstrapServers $ops.kafka.sasl.secret }}
@@ -89,7 +90,7 @@ volumeMounts:
           name: {{ $ops.tenant.saltSecret.name | quote }}
           items:
             - {key: {{ $ops.tenant.saltSecret.key | quote }}, path: salt}
-      {{- if eq $ops.upstream.auth.mode "broker" }}
+      {{- if include "openbao-sidecar.ownLogin" . }}
       {{- $keys := get (dict "approle" (list "secret-id") "token_file" (list "token") "cert" (list "tls.crt" "tls.key")) $ops.upstream.auth.method }}
       {{- if $keys }}
       - secret:

@@ -48,9 +48,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where the login needs a projected service-account token. */}}
+{{/* "true" where the sidecar logs in itself: as broker, or to read OpenBao's mounts. */}}
+{{- define "openbao-sidecar.ownLogin" -}}
+{{- with .Values.ops -}}
+{{- if or (eq .upstream.auth.mode "broker") (not .mounts) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where that login needs a projected service-account token. */}}
 {{- define "openbao-sidecar.projectsToken" -}}
+{{- $own := include "openbao-sidecar.ownLogin" . -}}
 {{- with .Values.ops.upstream.auth -}}
-{{- if and (eq .mode "broker") (has .method (list "kubernetes" "jwt")) -}}true{{- end -}}
+{{- if and $own (has .method (list "kubernetes" "jwt")) -}}true{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -81,7 +81,7 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- else if and $prod (include "openbao-sidecar.isPlain" .address) -}}
 {{- $found = append $found "ops.upstream.address: plain http where ops.environment is prod → use https" -}}
 {{- end -}}
-{{- if eq .auth.mode "broker" -}}
+{{- if include "openbao-sidecar.ownLogin" $ -}}
 {{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.role) -}}
 {{- $found = append $found (printf "ops.upstream.auth.role: is missing for method %s → name OpenBao's role" .auth.method) -}}
 {{- end -}}
