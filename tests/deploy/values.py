@@ -120,6 +120,7 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
     "kubernetes login": {"ops.upstream.auth.method": "kubernetes", "ops.upstream.auth.role": "app"},
     "jwt login": {"ops.upstream.auth.method": "jwt", "ops.upstream.auth.role": "app"},
     "cert login": {"ops.upstream.auth.method": "cert", "ops.upstream.auth.role": "app"},
+    "traces": {"ops.tracing.otlpEndpoint": "http://collector:4318"},
     "exchange": {"ops.upstream.auth.mode": "exchange", "ops.upstream.auth.role": "app"},
     "exchange at kubernetes": {
         "ops.upstream.auth.mode": "exchange",
@@ -141,7 +142,6 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
 
 LATER: Final[dict[str, dict[str, Any]]] = {
     "valkey": {"ops.antiReplay.store": "valkey://valkey:6379"},
-    "traces": {"ops.tracing.otlpEndpoint": "http://collector:4318"},
 }
 """Cases that the contract names and the sidecar refuses until they are built: rendered as they are."""
 
