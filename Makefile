@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run demo test test-fast fuzz bench doctor fmt lint docs clean lock
+.PHONY: install run demo test test-fast fuzz chaos bench doctor fmt lint docs clean lock
 
 install: $(STAMP)
 
@@ -42,6 +42,9 @@ test: lint
 
 fuzz: install
 	$(BIN)/python -m tests.differential.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+chaos: install
+	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),200) --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 bench: install
 	$(BIN)/python -m bench

@@ -23,7 +23,7 @@ from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
-from sidecar.config import Checkpoint, Config, split_address
+from sidecar.config import Checkpoint, Config, salts_of, split_address
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
@@ -122,10 +122,10 @@ class Sidecar:
     async def _start(self) -> None:
         """Starts the parts in the order in which they need each other; the stack stops them in reverse."""
         config, clock, stack = self._config, self._clock, self._stack
-        for secret in (config.upstream.auth.token, config.tenant.salt):
-            if secret is not None:
-                register_secret(secret.get_secret_value())
-                register_secret(secret.get_secret_value().strip())
+        if config.upstream.auth.token is not None:
+            register_secret(config.upstream.auth.token.get_secret_value())
+            register_secret(config.upstream.auth.token.get_secret_value().strip())
+        self._refs = ResourceRefs(config.tenant.id or "", *self._salts())
         await self._start_tracing()
         http = await stack.enter_async_context(
             aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
@@ -160,7 +160,8 @@ class Sidecar:
         if mounts.is_discovered:
             self._background(mounts.keep_fresh())
 
-        ledger = Ledger(config.audit.spool_dir, tenant_salt(config), config.limits.max_leases)
+        # The oldest salt, so that a rotation leaves the ledger readable until that salt is removed.
+        ledger = Ledger(config.audit.spool_dir, self._salts()[-1], config.limits.max_leases)
         leases = self._leases = LeaseBook(ledger, config.tenant.id or "", lambda: mounts.table, clock)
         await leases.open()
         stack.push_async_callback(leases.close)
@@ -187,7 +188,7 @@ class Sidecar:
             upstream=upstream,
             leases=leases,
             release=Release(logins),
-            refs=resource_refs(config),
+            refs=self._refs,
             tenant_id=config.tenant.id or "",
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
@@ -227,13 +228,24 @@ class Sidecar:
         """Of the set in force; a remote PDP tells its own with each answer."""
         return self._cedar.policy_version if self._cedar is not None else ""
 
+    def _salts(self) -> list[bytes]:
+        salts = salts_of(self._config.tenant)
+        for salt in salts:
+            register_secret(salt.decode("utf-8", "replace"))
+            register_secret(salt.decode("utf-8", "replace").strip())
+        return salts
+
+    async def _reload_salts(self) -> None:
+        self._refs.use(self._salts())
+
     async def reload(self) -> None:
-        """SIGHUP: policies, issuers' keys, certificates. What cannot be read leaves the old in force."""
+        """SIGHUP: policies, issuers' keys, certificates, salts. What cannot be read leaves the old in force."""
         tls = self._config.listen.tls
         steps: dict[str, Callable[[], Awaitable[object]]] = {
             "keys": self._authenticator.reload,
             "OpenBao's TLS": self._reload_upstream,
             "mounts": self._mounts.refresh,
+            "salts": self._reload_salts,
         }
         if self._cedar is not None:
             steps["policies"] = self._cedar.reload
@@ -275,8 +287,7 @@ class Sidecar:
         host, port = split_address(self._config.ops.address)
         app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
         if self._config.ops.debug:
-            refs = resource_refs(self._config)
-            add_debug(app, lambda limit: live_grants(self._decider.snapshot(limit), refs))
+            add_debug(app, lambda limit: live_grants(self._decider.snapshot(limit), self._refs))
         # Nobody who dawdles on this listener holds up the end of the process.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -347,13 +358,4 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 # -- parts that commands use without a running proxy ----------------------------------------------------------------
 def resource_refs(config: Config) -> ResourceRefs:
     """The tenant's references, from its salt or salt file."""
-    return ResourceRefs(config.tenant.id or "", tenant_salt(config))
-
-
-def tenant_salt(config: Config) -> bytes:
-    """The tenant's salt, from the configuration or its file."""
-    if config.tenant.salt is not None:
-        return config.tenant.salt.get_secret_value().encode()
-    if config.tenant.salt_file is not None:
-        return config.tenant.salt_file.read_bytes().strip()
-    raise ValueError("tenant.salt is not configured")
+    return ResourceRefs(config.tenant.id or "", *salts_of(config.tenant))

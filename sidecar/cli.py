@@ -285,11 +285,14 @@ def audit_why(
 
 @audit.command("ref")
 def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config: ConfigFile) -> None:
-    """Print how the audit names a secret: its `resource_ref`, so that its records can be found."""
+    """Print how the audit names a secret: its `resource_ref`, so that its records can be found.
+
+    `previous` are its names under the salts before the current one: older records, told by `ref_key_id`, have those.
+    """
     import asyncio
-    import dataclasses
 
     from sidecar.app import resource_refs
+    from sidecar.audit.commands import ref
     from sidecar.mount_source import table_for_commands
     from sidecar.surface.secret_uri import parse
 
@@ -299,4 +302,4 @@ def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config:
         secret = parse(uri, table)
     except Refused as refused:
         _fail(f"{refused.code}: {refused.message}")
-    _print_json({"uri": str(secret)} | dataclasses.asdict(resource_refs(loaded).of(secret)))
+    raise typer.Exit(ref(secret, resource_refs(loaded), sys.stdout))

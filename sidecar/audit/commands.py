@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import time
@@ -96,15 +97,9 @@ def cat(
 
 
 def ref(uri: SecretUri, refs: ResourceRefs, out: TextIO) -> int:
-    """Prints how the audit names a secret, so that it can be looked up there."""
-    names = refs.of(uri)
-    shown = {
-        "uri": str(uri),
-        "resource_ref": names.resource_ref,
-        "parent_ref": names.parent_ref,
-        "ref_key_id": names.ref_key_id,
-        "resource_arn": names.resource_arn,
-    }
+    """Prints how the audit names a secret, so that it can be looked up there; under earlier salts too."""
+    current, *previous = map(dataclasses.asdict, refs.all_of(uri))
+    shown = {"uri": str(uri), **current, "previous": previous}
     out.write(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() + "\n")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -92,36 +92,52 @@ class ResourceRef:
 
 
 class ResourceRefs:
-    """Makes references under one tenant's salt."""
+    """Makes references under one tenant's salt. Those made under earlier salts are found by `all_of`."""
 
-    def __init__(self, tenant_id: str, salt: bytes) -> None:
-        if len(salt) < 16:
-            raise ValueError("the tenant's salt is shorter than 16 bytes")
+    def __init__(self, tenant_id: str, *salts: bytes) -> None:
+        """`salts`: the current one first."""
         self._tenant_id = tenant_id
-        self._salt = salt
         self._remembered: LRUCache[SecretUri, ResourceRef] = LRUCache(4096)
-        # The key's id tells which salt made a reference without telling the salt.
-        self.key_id = hmac.new(salt, b"openbao-sidecar ref_key_id", hashlib.sha256).hexdigest()[:16]
+        self.use(salts)
 
-    def _mac(self, text: str) -> str:
-        digest = hmac.digest(self._salt, text.encode(), "sha256")
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    def use(self, salts: Sequence[bytes]) -> None:
+        """From now on references are made under the first of these. Raises ValueError where one is too short."""
+        if not salts or any(len(salt) < 16 for salt in salts):
+            raise ValueError("the tenant's salt is shorter than 16 bytes")
+        self._salts = tuple(salts)
+        self._remembered.clear()
+        self.key_id = _key_id(salts[0])
 
     def of_lease(self, held: str) -> str:
         """`lease_ref`: how the audit names a lease or a certificate. No URI begins like that, so that no reference of
         a lease is one of a secret."""
-        return self._mac(f"openbao-sidecar lease_ref {held}")
+        return _mac(self._salts[0], f"openbao-sidecar lease_ref {held}")
 
     def of(self, uri: SecretUri) -> ResourceRef:
         """The reference of a secret: of its URI without `?version`, and of that without `#fragment`."""
         remembered = self._remembered.get(uri)
         if remembered is None:
-            whole = uri.without_version()
-            ref = self._mac(str(whole))
-            parent = ref if whole.fragment is None else self._mac(str(whole.without_fragment()))
-            remembered = ResourceRef(ref, parent, self.key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")
-            self._remembered[uri] = remembered
+            remembered = self._remembered[uri] = self._under(self._salts[0], self.key_id, uri)
         return remembered
+
+    def all_of(self, uri: SecretUri) -> list[ResourceRef]:
+        """The references of a secret under every salt, the current one first."""
+        return [self._under(salt, _key_id(salt), uri) for salt in self._salts]
+
+    def _under(self, salt: bytes, key_id: str, uri: SecretUri) -> ResourceRef:
+        whole = uri.without_version()
+        ref = _mac(salt, str(whole))
+        parent = ref if whole.fragment is None else _mac(salt, str(whole.without_fragment()))
+        return ResourceRef(ref, parent, key_id, f"auth:v1:resource:secret:{self._tenant_id}:{ref}")
+
+
+def _mac(salt: bytes, text: str) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(salt, text.encode(), "sha256")).rstrip(b"=").decode()
+
+
+def _key_id(salt: bytes) -> str:
+    """Tells which salt made a reference, without telling the salt."""
+    return hmac.new(salt, b"openbao-sidecar ref_key_id", hashlib.sha256).hexdigest()[:16]
 
 
 def live_grants(snapshot: Iterable[Mapping[str, Any]], refs: ResourceRefs) -> list[dict[str, Any]]:

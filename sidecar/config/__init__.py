@@ -7,6 +7,7 @@ keys. `load` reports every problem of a file in one run, each with its key and a
 from sidecar.config.checks import is_loopback, split_address
 from sidecar.config.loading import ENVIRONMENT_NAMES, ENVIRONMENT_PREFIX, effective, load
 from sidecar.config.problems import ConfigError, Problem
+from sidecar.config.salts import salts_of
 from sidecar.config.tree import (
     Algorithm,
     AntiReplay,
@@ -72,5 +73,6 @@ __all__ = [
     "effective",
     "is_loopback",
     "load",
+    "salts_of",
     "split_address",
 ]

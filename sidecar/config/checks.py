@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sidecar.config.problems import Problem
+from sidecar.config.salts import salts_in
 from sidecar.config.tree import Config, Environment, Issuer, is_trust_domain
 
 
@@ -204,8 +205,12 @@ def _check_tenant(config: Config) -> list[Problem]:
     if tenant.salt is not None and len(tenant.salt.get_secret_value().encode()) < 16:
         found.append(Problem("tenant.salt", "is shorter than 16 bytes", "use a random text of at least 16 bytes"))
     unreadable = _files({"tenant.salt_file": tenant.salt_file})
-    if tenant.salt_file is not None and not unreadable and len(tenant.salt_file.read_bytes().strip()) < 16:
-        found.append(Problem("tenant.salt_file", "holds less than 16 bytes", "use a random text of at least 16 bytes"))
+    if tenant.salt_file is not None and not unreadable:
+        try:
+            salts_in(tenant.salt_file)
+        except ValueError as error:
+            remedy = "one random text of at least 16 bytes a line, the current one first"
+            found.append(Problem("tenant.salt_file", str(error), remedy))
     return found + unreadable
 
 

@@ -15,13 +15,13 @@ class SmallDisk:
 
     def __init__(self, path: Path, *, mounted: bool) -> None:
         self.path = path
-        self._mounted = mounted
+        self.mounted = mounted
         self._filler = path / "filler"
         self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(self) -> None:
         """From now on no byte more fits."""
-        if not self._mounted:
+        if not self.mounted:
             largest = max((file.stat().st_size for file in self.path.rglob("*") if file.is_file()), default=0)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, self._limits[1]))
             return
@@ -32,13 +32,13 @@ class SmallDisk:
     def fill_but(self, room: int) -> None:
         """Leaves less than a record's room in the last page of the segments, so that a write is cut in the middle."""
         self.fill()
-        if not self._mounted:
+        if not self.mounted:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft + room, hard))
 
     def free(self) -> None:
         """There is room again."""
-        if self._mounted:
+        if self.mounted:
             self._filler.unlink(missing_ok=True)
         else:
             resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)

@@ -2,7 +2,8 @@
 
 The jars are fetched once per machine by Maven into the user's cache. Listeners on free ports of 127.0.0.1: plain text
 (its user is a super user), SASL_SSL (PLAIN and SCRAM) and SSL that requires a client certificate. Topics are not made
-by themselves, and only super users may write without an ACL.
+by themselves, and only super users may write without an ACL. One more plain listener gives a proxy's address as its
+own, for tests that stand in between.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class KafkaBroker:
         self.plain = User("bob", secrets.token_urlsafe(12), "PLAIN", may_write=True)
         self.powerless = User("mallory", secrets.token_urlsafe(12), "PLAIN", may_write=False)
         self.plaintext, self.sasl_ssl, self.mtls = (f"{LOOPBACK}:{free_port()}" for _ in range(3))
+        self.behind_proxy, self.proxied = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
         self._controller = f"{LOOPBACK}:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
         quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
@@ -246,14 +248,15 @@ class KafkaBroker:
         module = "org.apache.kafka.common.security"
         users = " ".join(f'user_{user.name}="{user.password}"' for user in (self.plain, self.powerless))
         listeners = f"PLAINTEXT://{self.plaintext},SASL_SSL://{self.sasl_ssl},MTLS://{self.mtls}"
+        behind, proxied = f"PROXIED://{self.behind_proxy}", f"PROXIED://{self.proxied}"
         return f"""
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{self._controller}
 controller.listener.names=CONTROLLER
-listeners={listeners},CONTROLLER://{self._controller}
-advertised.listeners={listeners}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,MTLS:SSL
+listeners={listeners},{behind},CONTROLLER://{self._controller}
+advertised.listeners={listeners},{proxied}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,MTLS:SSL
 inter.broker.listener.name=PLAINTEXT
 log.dirs={self.folder / "data"}
 log.cleaner.dedupe.buffer.size=2097152
