@@ -155,10 +155,10 @@ class Sidecar:
         tls = config.upstream.tls
         files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
         self._background(watch(files, self._reload_upstream))
-        mounts = self._mounts = MountSource(config, logins.own)
+        mounts = self._mounts = MountSource(config, logins.own, clock)
+        stack.push_async_callback(mounts.close)
         await mounts.refresh()
-        if mounts.is_discovered:
-            self._background(mounts.keep_fresh())
+        self._background(mounts.keep_fresh())
 
         # The oldest salt, so that a rotation leaves the ledger readable until that salt is removed.
         ledger = Ledger(config.audit.spool_dir, self._salts()[-1], config.limits.max_leases)
@@ -181,6 +181,7 @@ class Sidecar:
 
         enforcement = Enforcement(
             api=VaultApi(lambda: mounts.table),
+            mounts=mounts,
             authenticator=authenticator,
             guard=Guard(config),
             decider=self._decider,
@@ -338,6 +339,7 @@ class Sidecar:
 
     def _refresh_gauges(self) -> None:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
+        metrics.MOUNTS_AGE_SECONDS.set(self._mounts.age)
         metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
         for part in (self._authenticator, self._decider, self._logins):
             for cache, size in part.cache_sizes().items():

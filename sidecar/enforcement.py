@@ -34,10 +34,12 @@ from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
 from sidecar.errors import Code, Dialect, Refused, error_body
 from sidecar.leases.book import LeaseBook
+from sidecar.mount_source import MountSource
 from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
+from sidecar.surface.shapes import looks_strange
 from sidecar.surface.vault_api import VaultApi
 from sidecar.trail import Stage, Trail
 from sidecar.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailure
@@ -64,6 +66,7 @@ class Enforcement:
         self,
         *,
         api: VaultApi,
+        mounts: MountSource,
         authenticator: Authenticator,
         guard: Guard,
         decider: Decider,
@@ -78,6 +81,7 @@ class Enforcement:
         policy_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._api = api
+        self._mounts = mounts
         self._authenticator = authenticator
         self._guard = guard
         self._decider = decider
@@ -113,6 +117,7 @@ class Enforcement:
         trail.read_correlation(head)
         self._authenticator.check_origin(head)
         trail.stage = Stage.SURFACE
+        trail.came_at, trail.mounts = self._clock.elapsed(), self._api.mounts
         route = self._api.route(head)
         if isinstance(route, LocalAnswer):
             trail.local = f"local.{route.kind}"
@@ -151,6 +156,9 @@ class Enforcement:
             if operation.issues is not None:
                 await self._leases.make_room(permit.caller)
             if operation.mutation:
+                # What only computes with a key is held to the bound of reads: it changes nothing that stays.
+                since = None if operation.purpose is Purpose.EXECUTE else trail.came_at
+                await self._mounts.confirm(trail.mounts, since=since, changing=True)
                 await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
             answer = await self._forward(permit, trail)
             try:
@@ -196,6 +204,9 @@ class Enforcement:
         whole = not operation.streams or permit.verdict.obligations.release is not None or answer.status >= 400
         if whole or (length is not None and length <= WHOLE_BYTES):
             raw = await answer.read(self._max_body_bytes)
+            if not operation.mutation:
+                strange = answer.status < 300 and looks_strange(operation, raw)
+                await self._mounts.confirm(trail.mounts, since=self._clock.elapsed() if strange else None)
             if operation.uses > 1 and _BATCH_RESULTS in raw:
                 permit.reservation.commit()  # whatever the status: some items may have been done, and are in the answer
             body = self._release.body(permit, answer.status, raw, answer.secrets)
@@ -206,6 +217,7 @@ class Enforcement:
                 trail.lease_ref = self._refs.of_lease(held) if held else ""
             await self._write_outcome(permit, answer.status, trail)
             return Answer(answer.status, self._headers(answer.headers, trail), body)
+        await self._mounts.confirm(trail.mounts, since=self._clock.elapsed())  # its shape cannot be looked at
         await self._write_outcome(permit, answer.status, trail)
         return Answer(answer.status, self._headers(answer.headers, trail), self._release.stream(answer), length)
 

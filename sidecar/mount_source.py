@@ -1,8 +1,18 @@
 """Where the table of mounts comes from, and how it stays true.
 
-Configured mounts hold as they are; what OpenBao has is compared with them when the sidecar starts and on SIGHUP, as
-far as its token may read that, and requests to a mount about which the two disagree are refused (AMBIGUOUS_MOUNT).
-Where no mounts are configured OpenBao's own table is read, and read again every half minute.
+Configured mounts hold as they are, as far as OpenBao's agree: requests to a mount about which the two disagree are
+refused (AMBIGUOUS_MOUNT). Where no mounts are configured OpenBao's own table is read.
+
+Either way OpenBao's table is looked at again, so that a mount that was moved, replaced, upgraded or taken away is
+noticed before a request is misread (docs/adr/0018):
+
+- what is read is released only where a look that began at most `upstream.mounts_max_age_seconds` before says that the
+  mounts are those that the request was named by;
+- what changes a secret is forwarded only after a look that began after the request came;
+  (where OpenBao does not answer a look at all: on one that is at most half a minute old);
+- every half minute in any case, on SIGHUP, and when an answer has the shape of another engine's.
+
+One look serves all who wait for it. The mounts' own ids are compared, so that one that was replaced by its like counts.
 """
 
 from __future__ import annotations
@@ -13,61 +23,137 @@ from typing import Final
 
 import structlog
 
+from sidecar.clock import Clock, SystemClock
 from sidecar.config import Config
-from sidecar.errors import Refused
+from sidecar.errors import Code, Refused
+from sidecar.ops import metrics
 from sidecar.surface.mounts import Mount, MountTable, merge
-from sidecar.upstream.discovery import discover
+from sidecar.upstream.discovery import FoundMount, discover
+from sidecar.upstream.failure import unavailable
 from sidecar.upstream.login import BrokerLogin
 
 FRESH_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 2.0
+"""How long a request waits for a look."""
 RETRY_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
 class MountSource:
-    """Holds the table in force. `problem` says why it may not be what OpenBao has; empty where it is."""
+    """Holds the table in force. `problem` says why it may not be what OpenBao has; empty where it is.
 
-    def __init__(self, config: Config, login: BrokerLogin | None) -> None:
+    `table` is the same object for as long as OpenBao's mounts are the same.
+    """
+
+    def __init__(self, config: Config, login: BrokerLogin | None, clock: Clock | None = None) -> None:
         """`login` is the sidecar's own; None where there is none, and mounts are configured."""
         self._config = config
         self._login = login
+        self._clock = clock or SystemClock()
+        self._max_age = config.upstream.mounts_max_age_seconds
         self._configured = configured_mounts(config)
+        self._found: list[FoundMount] | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._began_at = -1.0
+        self._seen_at = -1.0
+        self._comparable = login is not None
         self.table = table_of(config, self._configured or ())
-        self.problem = ""
+        self.problem = "" if login is not None else "without a login of its own the sidecar compares no mounts"
 
     @property
     def is_discovered(self) -> bool:
         """Whether OpenBao's table is the only one."""
         return self._configured is None
 
+    @property
+    def age(self) -> float:
+        """Seconds since the table was last confirmed."""
+        return max(0.0, self._clock.elapsed() - self._seen_at)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
     async def refresh(self) -> None:
-        """Reads OpenBao's table, where there is a login to do so. Where that fails the table in force stays."""
-        configured = self._configured
+        """Reads OpenBao's table, where there is a login to do so. Where that fails the table in force stays. Whoever
+        asks meanwhile waits for it too."""
         if self._login is None:
             return
-        namespaces = ["", *(mount.namespace for mount in configured or ())]
+        if self._look is None or self._look.done():
+            self._began_at = self._clock.elapsed()
+            self._look = asyncio.create_task(self._read(self._login, self._began_at), name="openbao-mounts")
+        await asyncio.shield(self._look)  # one caller's cancellation is not the others'
+
+    async def confirm(self, table: MountTable, *, since: float | None = None, changing: bool = False) -> None:
+        """Whether OpenBao's mounts are still those of `table`, by a look that began at `since` or later; without it, at
+        most `upstream.mounts_max_age_seconds` ago. `since` is in the clock's elapsed seconds.
+
+        For what is `changing`, a look that OpenBao does not answer leaves the last one good for `FRESH_SECONDS`: the
+        change will most likely go unanswered as well, and is then recorded as what it is, sent and unknown.
+
+        Raises `UpstreamFailure` (UPSTREAM_UNAVAILABLE) where they are not, or where it cannot be told.
+        """
+        now = self._clock.elapsed()
+        since = now - self._max_age if since is None else since
+        if self._seen_at < since and self._comparable and not await self._look_since(since):
+            enough = changing and self._seen_at >= now - FRESH_SECONDS
+            if not enough:
+                raise unavailable("OpenBao's mounts cannot be looked at now", self.problem)
+        if self.table is not table:
+            raise unavailable("OpenBao's mounts changed while the request was under way; ask again")
+
+    async def _look_since(self, since: float) -> bool:
+        """Looks, or waits for a look, that began at `since` or later. Whether there was one that succeeded."""
         try:
-            found = [Mount(*each) for each in await discover(self._login, namespaces)]
-        except Refused as refused:
-            if configured is not None:
-                _log.info("configured mounts not compared with OpenBao's", reason=refused.detail or refused.message)
-                return
-            self.problem = f"{refused.message} {refused.detail}".strip()
-            _log.warning("mounts not discovered", reason=self.problem)
-            return
-        mounts = found if configured is None else merge(configured, found)
-        disagreeing = sum(mount.ambiguous for mount in mounts)
-        if disagreeing:
-            _log.error("configured mounts disagree with OpenBao's; requests to them are refused", mounts=disagreeing)
-        self.problem = f"{disagreeing} configured mounts disagree with OpenBao's" if disagreeing else ""
-        self.table = table_of(self._config, mounts)
+            async with asyncio.timeout(LOOK_SECONDS):
+                while self._seen_at < since and self._comparable:
+                    await self.refresh()
+                    if self._began_at >= since > self._seen_at:
+                        return not self._comparable
+        except TimeoutError:
+            return False
+        return True
 
     async def keep_fresh(self) -> None:
-        """Reads a discovered table again and again, until cancelled."""
+        """Looks again and again, until cancelled."""
         while True:
             await asyncio.sleep(RETRY_SECONDS if self.problem else FRESH_SECONDS)
             await self.refresh()
+
+    async def close(self) -> None:
+        """Gives up a look under way."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
+
+    async def _read(self, login: BrokerLogin, began_at: float) -> None:
+        configured = self._configured
+        namespaces = ["", *(mount.namespace for mount in configured or ())]
+        try:
+            found = await discover(login, namespaces, or_usable=configured is not None)
+        except Refused as refused:
+            self.problem = f"{refused.message} {refused.detail}".strip()
+            # A configured table that the token may not compare is the operator's word alone.
+            self._comparable = configured is None or refused.code is not Code.UPSTREAM_ERROR
+            _log.warning("OpenBao's mounts cannot be read", reason=self.problem)
+            return
+        self._take(found)
+        self._comparable = True
+        self._seen_at = began_at
+
+    def _take(self, found: list[FoundMount]) -> None:
+        if found == self._found:
+            return
+        configured, changed = self._configured, self._found is not None
+        discovered = [Mount(mount.path, mount.engine, mount.namespace) for mount in found]
+        mounts = discovered if configured is None else merge(configured, discovered)
+        disagreeing = sum(mount.ambiguous for mount in mounts)
+        self.problem = f"{disagreeing} configured mounts disagree with OpenBao's" if disagreeing else ""
+        self.table = table_of(self._config, mounts)
+        self._found = found
+        if changed:
+            metrics.MOUNT_CHANGES.inc()
+            _log.warning("OpenBao's mounts changed")
+        if disagreeing:
+            _log.error("configured mounts disagree with OpenBao's; requests to them are refused", mounts=disagreeing)
 
 
 def configured_mounts(config: Config) -> list[Mount] | None:
@@ -94,6 +180,6 @@ async def table_for_commands(config: Config) -> MountTable:
     login = BrokerLogin(config.upstream)
     await login.start()
     try:
-        return table_of(config, [Mount(*each) for each in await discover(login)])
+        return table_of(config, [Mount(*each[:3]) for each in await discover(login)])
     finally:
         await login.stop()

@@ -20,6 +20,7 @@ from sidecar.decision.permit import Permit, Verdict
 from sidecar.door.head import Head
 from sidecar.ops import tracing
 from sidecar.ops.tracing import Span, Untraced
+from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import Named, Operation, Purpose
 
 
@@ -36,13 +37,15 @@ class Stage(StrEnum):
     RELEASE = "release"
 
 
+_NO_MOUNTS: Final = MountTable.empty()
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
 
 @dataclass(slots=True)
 class Trail:
     """Notes on one request. `started` is `time.perf_counter()` seconds, `stage` where it is now, `in_force` the version
-    of the policies in force when it came, `grant_state` how the caller stood with what was refused."""
+    of the policies in force when it came, `grant_state` how the caller stood with what was refused.
+    `mounts` is the table that it was named by, `came_at` when it came, in elapsed seconds."""
 
     started: float = field(default_factory=time.perf_counter)
     correlation_id: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -64,6 +67,8 @@ class Trail:
     upstream_request_id: str = ""
     kv_version: int | None = None
     lease_ref: str = ""
+    came_at: float = 0.0
+    mounts: MountTable = _NO_MOUNTS
 
     def __enter__(self) -> Trail:
         return self

@@ -87,6 +87,8 @@ class Upstream(_Section):
     namespace: str = ""
     tls: UpstreamTls = UpstreamTls()
     timeout_seconds: Seconds = 30
+    mounts_max_age_seconds: Annotated[float, Field(ge=0, le=60)] = 1
+    """What is read is released only where OpenBao's mounts were looked at since; 0: after its answer came."""
     auth: UpstreamAuth = UpstreamAuth()
 
     @property

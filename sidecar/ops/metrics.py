@@ -28,6 +28,12 @@ REPLAYS: Final = Counter("sidecar_replays", "Replays refused: proof or token", [
 MOUNT_VIOLATIONS: Final = Counter(
     "sidecar_tenant_mount_violations", "Requests outside the tenant's mounts", registry=REGISTRY
 )
+MOUNT_CHANGES: Final = Counter(
+    "sidecar_mount_changes", "Times that OpenBao's mounts were found changed since the start", registry=REGISTRY
+)
+MOUNTS_AGE_SECONDS: Final = Gauge(
+    "sidecar_mounts_age_seconds", "Age of the last look at OpenBao's mounts that succeeded", registry=REGISTRY
+)
 PEP_SECONDS: Final = Histogram(
     "sidecar_pep_seconds",
     "Time to a decision, without upstream: from a live grant, or the first time",

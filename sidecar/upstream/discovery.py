@@ -1,13 +1,16 @@
 """Which secrets engines OpenBao has mounted where, read with the sidecar's own token.
 
 It is the whole table that is read (`sys/mounts`), not the part that the token may use (`sys/internal/ui/mounts`): a
-mount that was left out would make its paths look like secrets of the mount above it.
+mount that was left out would make its paths look like secrets of the mount above it. To compare a configured table
+with, the part does: what is left out of it OpenBao refuses to the token anyhow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
+
+from hvac.exceptions import Forbidden
 
 from sidecar.errors import Code, Refused
 from sidecar.upstream.control import AwayError, ControlError, DeniedError
@@ -20,15 +23,20 @@ _KV_VERSIONS: Final = {"1": "kv1", "2": "kv2"}
 
 
 class FoundMount(NamedTuple):
-    """A mount as OpenBao has it: `path` without slashes at its ends, `namespace` as it was asked for."""
+    """A mount as OpenBao has it: `path` without slashes at its ends, `namespace` as asked for. `uuid` is its own,
+    by which a mount is told from another of the same path and engine."""
 
     path: str
     engine: str
     namespace: str
+    uuid: str = ""
 
 
-async def discover(login: BrokerLogin, namespaces: Sequence[str] = ("",)) -> list[FoundMount]:
-    """All mounts in these namespaces, which are below `upstream.namespace`; `""` is that namespace itself.
+async def discover(
+    login: BrokerLogin, namespaces: Sequence[str] = ("",), *, or_usable: bool = False
+) -> list[FoundMount]:
+    """All mounts in these namespaces, which are below `upstream.namespace`; `""` is that namespace itself. With
+    `or_usable`, those that the token may use where it may not read all.
 
     Raises `Refused`: UPSTREAM_UNAVAILABLE where OpenBao or the login is away, UPSTREAM_ERROR where the token may not
     read the table or the answer is not one.
@@ -36,8 +44,11 @@ async def discover(login: BrokerLogin, namespaces: Sequence[str] = ("",)) -> lis
     found: list[FoundMount] = []
     for namespace in dict.fromkeys(each.strip("/") for each in namespaces):
         try:
-            table = await login.call(_read_table, namespace)
-            found += [FoundMount(_path(path), _engine(entry), namespace) for path, entry in sorted(table.items())]
+            table = await login.call(_read_any if or_usable else _read_table, namespace)
+            found += [
+                FoundMount(_path(path), _engine(entry), namespace, str(entry.get("uuid", "")))
+                for path, entry in sorted(table.items())
+            ]
         except DeniedError as error:
             where = f" in the namespace {namespace}" if namespace else ""
             raise Refused(Code.UPSTREAM_ERROR, _DENIED, detail=f"{_REMEDY}{where} ({error})") from None
@@ -51,6 +62,16 @@ def _read_table(client: Any) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise TypeError("a table of mounts that is none")
     return table
+
+
+def _read_any(client: Any) -> dict[str, Any]:
+    try:
+        return _read_table(client)
+    except Forbidden:
+        table = client.read("sys/internal/ui/mounts")["data"]["secret"]
+        if not isinstance(table, dict):
+            raise TypeError("a table of mounts that is none") from None
+        return table
 
 
 def _path(path: str) -> str:

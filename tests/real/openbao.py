@@ -234,8 +234,12 @@ class OpenBao:
             return [orjson.loads(line) for line in stream.read().splitlines()]
 
     def requests(self, since: int = 0) -> list[dict[str, Any]]:
-        """The requests that OpenBao took in since a mark: their `operation`, `path`, `namespace`, `data`, …"""
-        return [entry["request"] for entry in self.audit(since) if entry["type"] == "request"]
+        """The requests that OpenBao took in since a mark: their `operation`, `path`, `namespace`, `data`, …
+
+        Less the looks of sidecars at its mounts, which come when they come.
+        """
+        requests = [entry["request"] for entry in self.audit(since) if entry["type"] == "request"]
+        return [request for request in requests if request["path"] != "sys/mounts"]
 
     def log_tail(self) -> str:
         """The last lines of its log."""

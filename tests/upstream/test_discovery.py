@@ -22,13 +22,16 @@ path "auth/token/lookup-self" { capabilities = ["read"] }
 """
 
 
-async def found(address: str, token: str, *namespaces: str, own_namespace: str = "") -> list[FoundMount]:
-    """What that token finds."""
+async def found(
+    address: str, token: str, *namespaces: str, own_namespace: str = "", or_usable: bool = False
+) -> list[FoundMount]:
+    """What that token finds, without the mounts' own ids."""
     auth = {"method": "token", "token": token}
     login = BrokerLogin(Upstream.model_validate({"address": address, "namespace": own_namespace, "auth": auth}))
     await login.start()
     try:
-        return await discover(login, namespaces or ("",))
+        mounts = await discover(login, namespaces or ("",), or_usable=or_usable)
+        return [mount._replace(uuid="") for mount in mounts]
     finally:
         await login.stop()
 
@@ -84,6 +87,14 @@ async def test_a_token_that_may_not_read_the_mounts_is_told_what_to_allow(openba
     with pytest.raises(Refused) as refused:
         await found(openbao.address, openbao.root_token, "nowhere")
     assert "nowhere" in refused.value.detail
+
+
+async def test_a_token_that_may_not_read_the_mounts_may_be_content_with_those_it_can_use(openbao: OpenBao) -> None:
+    rules = READ_MOUNTS.replace("sys/mounts", "secret/data/app/*")
+    openbao.policy("some-mounts", rules)
+    mounts = await found(openbao.address, openbao.token("some-mounts", ttl="1h"), or_usable=True)
+    assert FoundMount("secret", "kv2", "") in mounts
+    assert "sys" not in {mount.path for mount in mounts}
 
 
 async def test_without_a_login_nothing_is_found(openbao: OpenBao) -> None:
