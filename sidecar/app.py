@@ -40,6 +40,7 @@ from sidecar.ops.debug import add_debug
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
+from sidecar.resource_attributes import ResourceAttributes
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
@@ -179,6 +180,15 @@ class Sidecar:
             self._cedar.on_change = self._decider.drop_all
             self._background(self._cedar.watch())
 
+        self._attributes = ResourceAttributes(
+            config.authorization.attributes,
+            upstream,
+            logins.own,
+            lambda: mounts.table,
+            self._needs_attributes,
+            clock,
+        )
+        stack.push_async_callback(self._attributes.close)
         enforcement = Enforcement(
             api=VaultApi(lambda: mounts.table),
             mounts=mounts,
@@ -193,6 +203,7 @@ class Sidecar:
             tenant_id=config.tenant.id or "",
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
+            attributes=self._attributes,
             policy_version=self._policy_version,
         )
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
@@ -238,6 +249,12 @@ class Sidecar:
 
     async def _reload_salts(self) -> None:
         self._refs.use(self._salts())
+
+    def _needs_attributes(self) -> bool:
+        """Whether the PDP looks at what a secret's metadata says. A remote one is told, since nobody knows."""
+        if self._config.authorization.attributes.fetch == "off":
+            return False
+        return self._authzen is not None or (self._cedar is not None and self._cedar.reads_metadata)
 
     async def reload(self) -> None:
         """SIGHUP: policies, issuers' keys, certificates, salts. What cannot be read leaves the old in force."""
@@ -341,6 +358,7 @@ class Sidecar:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
         metrics.MOUNTS_AGE_SECONDS.set(self._mounts.age)
         metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
+        metrics.CACHE_ENTRIES.labels("attributes").set(len(self._attributes))
         for part in (self._authenticator, self._decider, self._logins):
             for cache, size in part.cache_sizes().items():
                 metrics.CACHE_ENTRIES.labels(cache).set(size)

@@ -37,6 +37,7 @@ from sidecar.leases.book import LeaseBook
 from sidecar.mount_source import MountSource
 from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
+from sidecar.resource_attributes import ResourceAttributes
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
 from sidecar.surface.shapes import looks_strange
@@ -78,6 +79,7 @@ class Enforcement:
         tenant_id: str,
         max_body_bytes: int,
         clock: Clock,
+        attributes: ResourceAttributes,
         policy_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._api = api
@@ -93,6 +95,7 @@ class Enforcement:
         self._tenant_id = tenant_id
         self._max_body_bytes = max_body_bytes
         self._clock = clock
+        self._attributes = attributes
         self._policy_version = policy_version
 
     async def __call__(self, inbound: Inbound) -> Answer:
@@ -141,7 +144,11 @@ class Enforcement:
         self._guard.check(operation, caller)
         trail.stage = Stage.DECISION
         permit = trail.permit = await self._decider.permit(
-            operation, caller, correlation_id=trail.correlation_id, trace=trail.span.at
+            operation,
+            caller,
+            correlation_id=trail.correlation_id,
+            attributes=self._attributes.of(operation),
+            trace=trail.span.at,
         )
         _PEP_SECONDS[permit.grant.hit].observe(time.perf_counter() - trail.started)
         trail.decided()
@@ -180,6 +187,7 @@ class Enforcement:
             raise
         finally:
             permit.reservation.refund()  # counts only where nothing was committed
+            self._attributes.changed(operation)
 
     async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:
         with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:

@@ -236,6 +236,15 @@ class Authzen(_Section):
     client_key_file: Path | None = None
 
 
+class Attributes(_Section):
+    """What a secret's metadata says of it, for policies. `auto` reads it where a Cedar policy in force looks at it, and
+    for each question to a remote PDP; `off` never."""
+
+    fetch: Literal["auto", "off"] = "auto"
+    ttl_seconds: Annotated[float, Field(gt=0, le=60)] = 5
+    max_entries: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+
+
 class Authorization(_Section):
     """Which PDP decides."""
 
@@ -243,6 +252,7 @@ class Authorization(_Section):
     pdp: Literal["cedar", "authzen"] = "cedar"
     cedar: Cedar = Cedar.model_validate({})
     authzen: Authzen = Authzen()
+    attributes: Attributes = Attributes()
 
 
 class Grants(_Section):

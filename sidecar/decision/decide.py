@@ -263,7 +263,7 @@ class Decider:
                 flight.outdated = False
                 verdict, answered = None, 0.0
                 try:
-                    verdict, answered = await self._ask(flight.waiters[0])
+                    verdict, answered = await self._ask(flight, flight.waiters[0])
                     refused = None
                 except Refused as refusal:
                     refused = refusal
@@ -281,7 +281,9 @@ class Decider:
         finally:
             del self._flights[key]
 
-    async def _ask(self, waiter: _Waiter) -> tuple[Verdict, float]:
+    async def _ask(self, flight: _Flight, waiter: _Waiter) -> tuple[Verdict, float]:
+        attributes = await _fetched(waiter.attributes)
+        flight.blind = attributes is None
         question = question_of(
             waiter.caller,
             waiter.operation.uri,
@@ -289,7 +291,8 @@ class Decider:
             waiter.operation.name,
             tenant_id=self._tenant_id,
             correlation_id=waiter.correlation_id,
-            attributes=await _fetched(waiter.attributes),
+            attributes=attributes,
+            attributes_unavailable=flight.blind,
             trace=waiter.trace,
         )
         return await self._access.ask(question)
@@ -304,8 +307,8 @@ class Decider:
     def _remember(self, flight: _Flight, refused: Refused) -> None:
         """The jitter keeps callers who were denied together from coming back together."""
         ttl = self._limits.negative_ttl_seconds
-        if refused.code not in _NEGATIVE or not ttl or not flight.waiters:
-            return
+        if refused.code not in _NEGATIVE or not ttl or not flight.waiters or flight.blind:
+            return  # a denial for want of attributes is an outage's, not policy's
         remembered = _said_once(refused) if isinstance(refused, Denied) else refused
         now = self._clock.elapsed()
         expires = now + ttl * self._random.uniform(0.5, 1.0)
@@ -414,6 +417,8 @@ class _Flight:
     owner: Owner
     waiters: deque[_Waiter] = field(default_factory=deque)
     outdated: bool = False
+    blind: bool = False
+    """The resource's attributes could not be fetched for the question under way."""
     task: asyncio.Task[None] | None = None
 
     def next_waiter(self) -> _Waiter | None:
@@ -442,13 +447,13 @@ def _permit(operation: Operation, caller: Caller, grant: Grant, reservation: Use
     return Permit(operation, caller, grant.verdict, GrantState(hit, grant.left, grant.expires_at), reservation)
 
 
-async def _fetched(attributes: Attributes | None) -> Mapping[str, str]:
-    """The resource's attributes; none of them where they cannot be fetched: absent, not guessed."""
+async def _fetched(attributes: Attributes | None) -> Mapping[str, str] | None:
+    """The resource's attributes; None where they cannot be fetched: then they are absent, not guessed."""
     if attributes is None:
         return {}
     try:
         async with asyncio.timeout(ATTRIBUTES_TIMEOUT_SECONDS):
             return await attributes()
     except Exception as error:  # noqa: BLE001 - whatever the source throws, the question goes out without them
-        _log.warning("attributes could not be fetched", error=type(error).__name__)
-        return {}
+        _log.debug("attributes could not be fetched", error=type(error).__name__)
+        return None

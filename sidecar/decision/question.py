@@ -26,10 +26,11 @@ def question_of(
     tenant_id: str,
     correlation_id: str = "",
     attributes: Mapping[str, str] | None = None,
+    attributes_unavailable: bool = False,
     trace: TraceParent | None = None,
 ) -> Question:
     """The question whether this caller may do this. `purpose` and `operation` are names, `attributes` those fetched of
-    the resource, by name."""
+    the resource, by name; with `attributes_unavailable` the question says that they could not be."""
     fetched = attributes or {}
     return Question(
         subject={
@@ -62,6 +63,7 @@ def question_of(
             },
             "aud": list(caller.audience),
             "resource_attributes": {name: value for name, value in fetched.items() if name not in _RESOURCE_PROPERTIES},
+            **({"attributes_unavailable": True} if attributes_unavailable else {}),
             **_known(
                 token_jti=caller.token_jti,
                 correlation_id=correlation_id,

@@ -43,6 +43,12 @@ PEP_SECONDS: Final = Histogram(
 )
 PDP_SECONDS: Final = Histogram("sidecar_pdp_seconds", "Time of one PDP call", buckets=_FAST, registry=REGISTRY)
 PDP_ERRORS: Final = Counter("sidecar_pdp_errors", "PDP calls without a trustworthy answer", registry=REGISTRY)
+ATTRIBUTES: Final = Counter(
+    "sidecar_attributes",
+    "Resource attributes asked for: known, fetched, none there, or not to be had",
+    ["result"],
+    registry=REGISTRY,
+)
 POLICY_LOADS: Final = Counter(
     "sidecar_policy_loads", "Readings of the policy folder: taken, or refused", ["result"], registry=REGISTRY
 )

@@ -138,6 +138,13 @@ class MountTable:
             raise unsupported_engine()
         return place.mount.engine, place.full, depth + above
 
+    def place_of(self, full: str) -> Place | None:
+        """The mount of a canonical URI, by its full name; None where there is none that the tenant may use, or two
+        tables disagree about it."""
+        prefix = f"{self.namespace_prefix}/" if self.namespace_prefix else ""
+        place = self._places.get(full.removeprefix(prefix)) if full.startswith(prefix) else None
+        return place if place is not None and place.allowed and not place.mount.ambiguous else None
+
     def visible(self, namespace: str) -> list[Mount]:
         """The mounts of one namespace that the tenant may use, by path."""
         return sorted(

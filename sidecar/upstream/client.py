@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from typing import Final
 
@@ -24,6 +25,10 @@ __all__ = ["UpstreamAnswer", "UpstreamClient", "UpstreamFailure"]
 
 PUBLIC_PATHS: Final = frozenset({"/v1/sys/health", "/v1/sys/seal-status", "/v1/sys/leader"})
 """What OpenBao answers to anyone; the only requests that go out without a Permit, and they carry no token."""
+
+METADATA_BYTES: Final = 512 * 1024
+"""The largest metadata that are read: of about a thousand versions, with all custom metadata that OpenBao takes."""
+_METADATA: Final = re.compile(r"/v1/[^?#]+/metadata/[^?#]*[^?#/]").fullmatch
 
 USER_AGENT: Final = "openbao-sidecar"
 CONNECT_SECONDS: Final = 5.0
@@ -83,6 +88,14 @@ class UpstreamClient:
         if request.method != "GET" or request.path not in PUBLIC_PATHS or request.body is not None:
             raise ValueError("only what OpenBao answers to anyone goes out without a permit")
         return await self._exchange(request, CIMultiDict())
+
+    async def metadata(self, request: UpstreamRequest, own: Credential) -> tuple[int, bytes]:
+        """Status and body of a read of one secret's KV version 2 metadata, with the sidecar's own token and on nobody's
+        permit: for the PDP alone, never for a caller. Raises `UpstreamFailure`."""
+        if request.method != "GET" or request.query or request.body is not None or not _METADATA(request.path):
+            raise ValueError("only the metadata of one secret are read without a permit")
+        answer = await self._exchange(request, CIMultiDict({"X-Vault-Token": own.reveal()}))
+        return answer.status, await answer.read(METADATA_BYTES)
 
     async def _token_still_good(self, answer: UpstreamAnswer, permit: Permit, used: Credential) -> bool:
         try:

@@ -233,6 +233,70 @@ async def test_pdp_06_metadata_speaks_only_for_the_attributes_it_may(tmp_path: P
     assert refused.value.code is Code.POLICY_DENIED
 
 
+OWNERS = "forbid (principal, action, resource) unless { resource has owner && resource.owner == principal.sub };"
+UNGUARDED = "forbid (principal, action, resource) when { resource.owner != principal.sub };"
+OTHERS = "forbid (principal, action, resource) when { resource has owner && resource.owner != principal.sub };"
+CLOSED = "forbid (principal, action, resource) when { context has attributes_unavailable };"
+
+
+@pytest.mark.parametrize(
+    ("forbids", "permits_when"),
+    [
+        ([OWNERS], {"owned"}),
+        ([UNGUARDED], {"owned"}),
+        ([OTHERS], {"owned", "nobody's", "unavailable"}),  # as `has` is written: who wants it closed says so
+        ([OTHERS, CLOSED], {"owned", "nobody's"}),
+    ],
+    ids=["unless", "unguarded", "when", "when-closed"],
+)
+async def test_pdp_06_attributes_that_are_not_to_be_had_are_absent(
+    tmp_path: Path, forbids: list[str], permits_when: set[str]
+) -> None:
+    """A `forbid` that fails to evaluate for want of an attribute denies; `unless { … has … }` does too."""
+
+    async def nothing_there() -> dict[str, str]:
+        return {}
+
+    async def others() -> dict[str, str]:
+        return {"owner": "somebody"}
+
+    async def own() -> dict[str, str]:
+        return {"owner": "app"}
+
+    async def unavailable() -> dict[str, str]:
+        raise Refused(Code.UPSTREAM_UNAVAILABLE, "away")
+
+    sources = {"owned": own, "another's": others, "nobody's": nothing_there, "unavailable": unavailable}
+    permitted = set()
+    for name, source in sources.items():
+        decider = Decider(config(), cedar(cedar_folder(tmp_path / "p", ANY, *forbids)), clock())
+        try:
+            await decider.permit(operation(), caller(), correlation_id="c-1234567", attributes=source)
+            permitted.add(name)
+        except Refused as refused:
+            assert refused.code is Code.POLICY_DENIED  # noqa: PT017 - a permit is right for others
+    assert permitted == permits_when
+
+
+@pytest.mark.parametrize("name", ["__entity", "__extn", "owner\n", "resource_attributes", "operation", "cnf_binding"])
+async def test_pdp_06_custom_metadata_of_a_strange_name_speak_for_nothing_else(tmp_path: Path, name: str) -> None:
+    """Whoever may write metadata chooses their names: none of them becomes another part of the question."""
+    folder = cedar_folder(
+        tmp_path / "p",
+        'permit (principal, action, resource) when { resource has owner || context.operation != "kv2.read" '
+        '|| context.cnf_binding.kind != "dpop" || context.resource_attributes has owner };',
+    )
+
+    async def forged() -> dict[str, str]:
+        return {name: "app"}
+
+    with pytest.raises(Refused) as refused:
+        await Decider(config(), cedar(folder), clock()).permit(
+            operation(), caller(), correlation_id="c-1234567", attributes=forged
+        )
+    assert refused.value.code is Code.POLICY_DENIED
+
+
 # -- 07: Cedar -------------------------------------------------------------------------------------------------------
 async def test_pdp_07_a_file_half_written_at_any_byte_decides_nothing_new(tmp_path: Path) -> None:
     """Cut off inside a policy it is refused. (Cut off between two it is another set: ConfigMaps are exchanged whole,

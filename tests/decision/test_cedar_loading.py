@@ -407,3 +407,36 @@ async def test_a_refused_set_is_said_once_and_the_watch_goes_on(
     cedar_folder(folder, ANY)
     await until(lambda: len(pdp) == 2)
     task.cancel()
+
+
+# -- what must be fetched --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("condition", "fetches"),
+    [
+        ("true", False),
+        ('principal.sub == "app"', False),
+        ('context.operation == "kv2.read"', False),
+        ("context has workflow_run_id", False),
+        ('context.cnf_binding.kind == "dpop"', False),
+        ('resource in Mount::"secret"', False),
+        ('resource.path like "owner/*"', False),
+        ("resource has owner && resource.owner == principal.sub", True),
+        ("resource has owner", True),
+        ("resource has created_by", True),
+        ('resource.created_at like "2026*"', True),
+        ("context.resource_attributes has team", True),
+        ("context has resource_attributes.team", True),
+        ("context has attributes_unavailable", True),
+        ('(if principal.sub == "a" then resource else resource).owner == "x"', True),
+        ('[{"a": resource.owner}].isEmpty()', True),
+        ('{"c": context} == {"c": context}', True),
+        ("(if true then context else context) has owner", True),
+    ],
+)
+async def test_a_set_knows_whether_it_looks_at_metadata(tmp_path: Path, condition: str, fetches: bool) -> None:
+    folder = cedar_folder(tmp_path / "p", "permit (principal, action, resource);")
+    pdp = cedar(folder)
+    assert not pdp.reads_metadata
+    cedar_folder(folder, f"forbid (principal, action, resource) unless {{ {condition} }};")
+    await pdp.reload()
+    assert pdp.reads_metadata is fetches

@@ -165,6 +165,24 @@ async def test_attributes_that_cannot_be_fetched_are_absent_not_guessed() -> Non
     assert "owner" not in desk.pdp.asked[0].resource["properties"]
 
 
+async def test_a_denial_for_want_of_attributes_is_not_remembered() -> None:
+    """It is an outage's, not policy's: who is denied so is asked for again as soon as the attributes are back."""
+    desk = Desk(ScriptedPdp(lambda asked: Verdict("owner" in asked.resource["properties"])))
+    away = True
+
+    async def attributes() -> dict[str, str]:
+        if away:
+            raise Refused(Code.UPSTREAM_UNAVAILABLE, "down")
+        return {"owner": "app"}
+
+    with pytest.raises(Refused):
+        await desk.permit(attributes=attributes)
+    assert desk.pdp.asked[0].context["attributes_unavailable"] is True
+    away = False
+    await desk.permit(attributes=attributes)
+    assert "attributes_unavailable" not in desk.pdp.asked[1].context
+
+
 # -- the negative cache ----------------------------------------------------------------------------------------------
 async def test_a_denial_is_remembered_for_a_while_with_jitter() -> None:
     desk = Desk(denying())

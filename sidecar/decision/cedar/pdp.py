@@ -64,6 +64,11 @@ class CedarPdp:
         """The digest of the set in force."""
         return self._set.version
 
+    @property
+    def reads_metadata(self) -> bool:
+        """Whether a policy in force looks at what a secret's metadata says of it."""
+        return self._set.reads_metadata
+
     def __len__(self) -> int:
         return self._set.size
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from cedarpy import PolicySet, Schema, policies_to_json_str, validate_policies
 
 from sidecar.decision import obligations
-from sidecar.decision.cedar.attributes import attributes
+from sidecar.decision.cedar.attributes import attributes, reads_metadata
 from sidecar.decision.cedar.entities import EntityBase, Uid
 from sidecar.decision.cedar.lint import lint, literals
 from sidecar.decision.cedar.problem import PolicyError
@@ -70,6 +70,7 @@ class LoadedSet:
     fingerprint: Fingerprint
     warnings: Sequence[str]
     size: int
+    reads_metadata: bool
 
 
 def load(source: Source) -> LoadedSet:
@@ -98,6 +99,7 @@ def load(source: Source) -> LoadedSet:
         source.fingerprint,
         tuple(warnings),
         len(reader.policies),
+        reader.reads_metadata,
     )
 
 
@@ -119,6 +121,7 @@ class _Reader:
         self._places: dict[str, str] = {}
         self.policies: list[Policy] = []
         self.named: set[Uid] = set()
+        self.reads_metadata = False
         self.errors: list[str] = []
         self.warnings: list[str] = []
 
@@ -160,6 +163,7 @@ class _Reader:
         for finding in lint(policy, self._known):
             (self.errors if finding.fatal else self.warnings).append(f"{place}: {finding.text}")
         self.named.update(literals(policy))
+        self.reads_metadata |= reads_metadata(policy)
         try:
             read = obligations.from_annotations(annotations)
         except obligations.ObligationError as error:
