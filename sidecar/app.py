@@ -7,7 +7,6 @@ import contextlib
 import gc
 import resource
 import signal
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
@@ -30,7 +29,7 @@ from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Pdp
 from sidecar.door.server import Door
-from sidecar.door.tls import reload_certificate, server_context
+from sidecar.door.tls import ListenerTls
 from sidecar.enforcement import Enforcement
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
@@ -103,7 +102,7 @@ class Sidecar:
         self._stack = contextlib.AsyncExitStack()
         self._is_serving = False
         self._shipper: KafkaShipper | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._tls: ListenerTls | None = None
         self._cedar: CedarPdp | None = None
         self._authzen: AuthzenPdp | None = None
         self.addresses: list[str] = []
@@ -209,8 +208,12 @@ class Sidecar:
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
         door = Door(enforcement, config.limits)
         stack.push_async_callback(self._drain, door)
-        self._tls = server_context(config.listen.tls)
-        await door.listen(config.listen.address, self._tls)
+        if config.listen.tls.cert_file is None:
+            await door.listen(config.listen.address)
+        else:
+            self._tls = ListenerTls(config.listen.tls)
+            self._background(self._tls.watch())
+            await door.listen(config.listen.address, self._tls.context, self._tls)
         self.addresses = list(door.addresses)
         authenticator.listens_on(self.addresses)
         self._is_serving = True
@@ -258,7 +261,6 @@ class Sidecar:
 
     async def reload(self) -> None:
         """SIGHUP: policies, issuers' keys, certificates, salts. What cannot be read leaves the old in force."""
-        tls = self._config.listen.tls
         steps: dict[str, Callable[[], Awaitable[object]]] = {
             "keys": self._authenticator.reload,
             "OpenBao's TLS": self._reload_upstream,
@@ -269,8 +271,8 @@ class Sidecar:
             steps["policies"] = self._cedar.reload
         if self._authzen is not None:
             steps["PDP certificates"] = self._authzen.reload
-        if self._tls is not None and tls.cert_file is not None:
-            steps["listener certificate"] = partial(asyncio.to_thread, reload_certificate, self._tls, tls)
+        if self._tls is not None:
+            steps["listener certificates"] = partial(asyncio.to_thread, self._tls.reload)
         for what, step in steps.items():
             try:
                 await step()
@@ -342,7 +344,8 @@ class Sidecar:
             return Check(True, warning="; ".join(filter(None, warnings)))
 
         def listener() -> Check:
-            return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining")
+            warning = self._tls.problem if self._tls is not None else ""
+            return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining", warning)
 
         return {
             "listener": listener,

@@ -92,6 +92,8 @@ def _check_listen(config: Config) -> list[Problem]:
         found.append(
             Problem("listen.tls.client_cert", "needs cert_file, key_file and client_ca_file", "give all three")
         )
+    if tls.client_crl_file is not None and tls.client_cert == "none":
+        found.append(Problem("listen.tls.client_crl_file", "no client certificate is asked for", "set client_cert"))
     for url in listen.public_urls:
         try:
             parts = urlsplit(url)
@@ -105,6 +107,7 @@ def _check_listen(config: Config) -> list[Problem]:
             "listen.tls.cert_file": tls.cert_file,
             "listen.tls.key_file": tls.key_file,
             "listen.tls.client_ca_file": tls.client_ca_file,
+            "listen.tls.client_crl_file": tls.client_crl_file,
         }
     )
     return found

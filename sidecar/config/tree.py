@@ -36,11 +36,14 @@ class Environment(StrEnum):
 
 # -- listen --------------------------------------------------------------------------------------------------------
 class ListenTls(_Section):
-    """TLS of the application's listener. `client_cert: required` refuses a handshake without one (RFC 8705)."""
+    """TLS of the application's listener. `client_cert: required` refuses a handshake without one (RFC 8705). Changed
+    files are taken up within seconds, and on SIGHUP; connections that stand are measured by them too."""
 
     cert_file: Path | None = None
     key_file: Path | None = None
     client_ca_file: Path | None = None
+    client_crl_file: Path | None = None
+    """Certificate revocation lists (PEM), one of each authority in a client's chain; one out of date lets nobody in."""
     client_cert: Literal["none", "optional", "required"] = "none"
 
 

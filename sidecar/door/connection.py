@@ -28,6 +28,7 @@ from sidecar.door.head_reader import HeadReader
 from sidecar.door.peer import peer_of
 from sidecar.door.reply import Cut, fault, make_request, send
 from sidecar.door.timeouts import Timeouts
+from sidecar.door.trust import Standing, TrustSource, verified_chain
 from sidecar.errors import Code, Refused
 
 _log = structlog.get_logger(__name__)
@@ -59,11 +60,15 @@ class Connection(asyncio.Protocol):
     _http: web.RequestHandler
     _peer: Peer
 
-    def __init__(self, handler: Handler, admission: Admission, timeouts: Timeouts) -> None:
+    def __init__(
+        self, handler: Handler, admission: Admission, timeouts: Timeouts, trust: TrustSource | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._admission = admission
         self._timeouts = timeouts
+        self._trust = trust
+        self._standing: Standing | None = None  # of the client certificate, where there is one
         self._phase = _Phase.HEAD
         self._heads = HeadReader(max_header_bytes=admission.max_header_bytes, max_uri_bytes=admission.max_uri_bytes)
         self._ahead: bytes | bytearray = b""  # what was sent ahead while a request is answered
@@ -87,6 +92,8 @@ class Connection(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         self._peer = peer_of(transport)
+        if self._trust is not None and self._peer.certificate is not None:
+            self._standing = Standing(self._trust, verified_chain(transport.get_extra_info("ssl_object")))
         transport.set_write_buffer_limits(high=_SEND_BUFFER_BYTES, low=_SEND_BUFFER_BYTES // 4)
         server = web.Server(
             self._respond,
@@ -191,16 +198,17 @@ class Connection(asyncio.Protocol):
                 self._deadline = self._loop.time() + patience
             return
         head, rest = read
-        refused_for_load = self._admission.begin()
+        refusal = self._admission.begin()
+        fallen = None if self._standing is None else self._standing.refusal()
         if self._is_surplus:
-            refused_for_load = overloaded("too many connections")
+            refusal = overloaded("too many connections")
         self._exchange = Exchange(
             self._peer,
             head.path,
             head,
             self._body_of(head),
-            refused=refused_for_load,
-            last=self._is_surplus,
+            refused=refusal or fallen,
+            last=self._is_surplus or fallen is not None,
         )
         self._begin(_HEAD if head.method == "HEAD" else _GET, rest)
 

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from sidecar.door.admission import Admission
 from sidecar.door.answer import Handler
 from sidecar.door.connection import Connection
 from sidecar.door.timeouts import Timeouts
+from sidecar.door.trust import TrustSource
 
 _log = structlog.get_logger(__name__)
 
@@ -42,26 +44,28 @@ class Door:
         self._sweeper: asyncio.Task[None] | None = None
         self.addresses: list[str] = []
 
-    async def listen(self, address: str, tls: ssl.SSLContext | None = None) -> None:
-        """Listens at `host:port` or `unix:///absolute/path` too.
+    async def listen(self, address: str, tls: ssl.SSLContext | None = None, trust: TrustSource | None = None) -> None:
+        """Listens at `host:port` or `unix:///absolute/path` too. `trust` is what client certificates are looked at
+        again by, on each request.
 
         Raises:
             OSError: the address is taken, or not to be had.
         """
         loop = asyncio.get_running_loop()
         handshake = self._timeouts.handshake if tls else None
+        connection = partial(Connection, self._handler, self._admission, self._timeouts, trust)
         if address.startswith(_UNIX):
             path = Path(address.removeprefix(_UNIX))
             sock = _unix_socket(path)
             self._sockets.append((path, _identity(path)))
             server = await loop.create_unix_server(
-                self._connection, sock=sock, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG
+                connection, sock=sock, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG
             )
             self.addresses.append(address)
         else:
             host, port = split_address(address)
             server = await loop.create_server(
-                self._connection, host, port, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG
+                connection, host, port, ssl=tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG
             )
             for listener in server.sockets:
                 name = listener.getsockname()
@@ -88,9 +92,6 @@ class Door:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-
-    def _connection(self) -> Connection:
-        return Connection(self._handler, self._admission, self._timeouts)
 
     async def _sweep(self) -> None:
         """One timer for all deadlines: the way of a request sets none of its own."""

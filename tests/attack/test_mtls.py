@@ -1,7 +1,4 @@
-"""THREATS, MTLS: certificates that are not the caller's. Over real TLS, with the listener's own context.
-
-04 (reload under load) is the listener's.
-"""
+"""THREATS, MTLS: certificates that are not the caller's. Over real TLS, with the listener's own context."""
 
 from __future__ import annotations
 
@@ -29,6 +26,7 @@ from sidecar.errors import Code
 from tests.support.certificates import DAY, Authority, Certificate, key_usage
 from tests.support.desk import PATH, Desk, open_desk
 from tests.support.guarded_server import GuardedServer
+from tests.support.tls_place import OLD, open_place
 
 AUTHORITY = Authority()
 SERVER = AUTHORITY.issue_server()
@@ -307,3 +305,50 @@ async def test_mtls_02_an_svid_is_looked_at_again_on_each_request(tmp_path: Path
 async def test_mtls_01_without_the_switch_no_certificate_is_a_caller(listener: Listener) -> None:
     status, answer = await listener.get("", AUTHORITY.issue_svid(APP))
     assert (status, answer["code"]) == (401, Code.TOKEN_MISSING)
+
+
+# -- 04 --------------------------------------------------------------------------------------------------------------
+async def test_mtls_04_reload_under_load_drops_nobody_and_lets_nobody_in_by_the_old_authority(tmp_path: Path) -> None:
+    """Clients of an authority that stays never fail, on connections kept alive and on new ones, while the listener's
+    certificate and the other authorities change; those of the one that went get nothing once it is gone."""
+    staying, going = AUTHORITY, Authority("Going CA")
+    async with open_place(tmp_path) as place:
+        place.trusts(staying, going)
+        place.listener.reload()
+        answers = {"kept": 0, "new": 0}
+        done = asyncio.Event()
+
+        async def keep(certificate: Certificate) -> None:
+            wire = await place.connect(certificate, server=OLD)
+            while not done.is_set():
+                assert await place.status(wire) == 200
+                answers["kept"] += 1
+
+        async def renew(certificate: Certificate) -> None:
+            while not done.is_set():
+                wire = await place.connect(certificate, server=OLD)
+                assert await place.status(wire) == 200
+                answers["new"] += 1
+                wire.close()
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as clients:
+            for work in (keep, keep, keep, renew, renew):
+                clients.create_task(work(staying.issue()))
+            leaver = going.issue()
+            for _ in range(4):
+                wires = [await place.connect(leaver) for _ in range(3)]
+                assert [await place.status(wire) for wire in wires] == [200, 200, 200]
+                place.trusts(staying)
+                OLD.issue_server().write(tmp_path, "server")
+                await asyncio.to_thread(place.listener.reload)
+                # From here on it is announced.
+                assert [await place.status(wire) for wire in wires] == [401, 401, 401]
+                assert not await place.is_let_in(leaver)
+                place.trusts(staying, going)
+                await asyncio.to_thread(place.listener.reload)
+                before = dict(answers)
+                while answers["kept"] < before["kept"] + 5 or answers["new"] < before["new"] + 2:
+                    await asyncio.sleep(0)
+            done.set()
+        assert set(place.house.toy.codes) == {Code.BINDING_MISMATCH}
+        assert len(place.house.toy.codes) == 12
