@@ -53,11 +53,20 @@ def micro() -> dict[str, float]:
         private = _private(Path(folder) / "key.pem")
     signature = private.sign(b"data", ec.ECDSA(hashes.SHA256()))
     public, algorithm = private.public_key(), ec.ECDSA(hashes.SHA256())
+
+    def naming(times: int) -> Callable[[], object]:
+        """A path so many times as long: cost grows as the path does, never faster."""
+        long = parse_head(
+            _RAW.replace(b"/app/db ", b"/app/db" * times + b" "), max_header_bytes=65_536, max_uri_bytes=4096
+        )
+        return lambda: api.route(long).operation(b"")  # type: ignore[union-attr] # as above
+
     return {
         "door: one strict reading of a head": _best(
             lambda: parse_head(_RAW, max_header_bytes=65_536, max_uri_bytes=4096), 2000
         ),
         "surface: naming a KV read": _best(name_it, 2000),
+        **{f"surface: the same, path of {7 * n} bytes": _best(naming(n), 1000) for n in (8, 16, 32, 64)},
         "caller: the raw ES256 check": _best(lambda: public.verify(signature, b"data", algorithm), 300),
         "caller: a DPoP proof, all of RFC 9449 4.3": _proof(key),
     }

@@ -28,7 +28,9 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 _FORM: Final = "application/x-www-form-urlencoded"
 
 _SMALL_BYTES: Final = 4096
-_strings: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# One that is never closed reaches to the end: were it no match, each quote in it would be tried anew, in quadratic
+# time.
+_strings: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _not_brackets: Final = re.compile(r"[^\[\]{}]+")
 # 18 digits are below 2**63, and Python writes them as they stood; longer ones, and `-0`, stay text.
 _PLAIN_INTEGER_DIGITS: Final = 18

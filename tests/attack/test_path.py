@@ -467,6 +467,7 @@ DEEP = 10_000
         b'{"data":{"v":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}}",
         b'{"data":{' + b",".join(b'"%d":"x"' % n for n in range(MAX_STRINGS)) + b"}}",
         b'{"data":{"v":1' + b"0" * 5000 + b"}}",
+        b'{"data":{"v":"' + b'\\"' * 500_000,  # found: each of these quotes was once tried as a beginning
         b'{"data":{},"unknown":1}',
         b"",
     ],

@@ -57,8 +57,8 @@ class Comparison:
         self._journal.new()
         self._refs = ResourceRefs("acme", SALT.encode())
         mounts = [Mount(mount["path"], mount["engine"], mount.get("namespace", "")) for mount in MOUNTS]
-        mounts += [Mount(path, engine) for path, engine in FURTHER.items()]
-        table = MountTable(mounts, [*ALLOWED, *FURTHER])
+        mounts += FURTHER
+        table = MountTable(mounts, [*ALLOWED, *(mount.name for mount in FURTHER)])
         self._api = VaultApi(lambda: table)
         self._socket: socket.socket | None = None
 

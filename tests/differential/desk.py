@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from sidecar.dev.openbao import find_binary
+from sidecar.surface.mounts import Mount
 from sidecar.surface.secret_uri import SecretUri
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
@@ -79,21 +80,26 @@ def open_desk(
     folder: Path,
     issuer: Issuer,
     *,
-    further: Mapping[str, str] | None = None,
+    further: Iterable[Mount] = (),
     unnamed: Mapping[str, str] | None = None,
 ) -> Iterator[Desk]:
-    """Starts both. `further` mounts (path: engine) are made besides and allowed; `unnamed` ones are only made."""
+    """Starts both. `further` mounts are made besides and allowed; `unnamed` ones (path: type) are only made."""
     lab_module = tool("lab")
-    further, unnamed = further or {}, unnamed or {}
+    further = tuple(further)
     with lab_module.Lab(bao=str(find_binary())) as lab:
-        for path, engine in {**further, **unnamed}.items():
-            lab.mount(path, engine)
+        for mount in further:
+            version = {"kv1": {"version": "1"}, "kv2": {"version": "2"}}.get(mount.engine)
+            lab.mount(mount.path, "kv" if version else mount.engine, version, ns=mount.namespace or None)
+            if mount.engine == "kv2":
+                lab.kv2_wait(mount.path, mount.namespace or None)
+        for path, kind in (unnamed or {}).items():
+            lab.mount(path, kind)
         upstream = OpenBao.__new__(OpenBao)  # only its address and token are asked for: the lab runs the server
         upstream.address, upstream.root_token = f"http://127.0.0.1:{lab.port}", lab_module.ROOT_TOKEN
         overrides = {
             "listen": {"public_urls": ["http://bao.test:8200"]},
-            "mounts": [*MOUNTS, *({"path": path, "engine": engine} for path, engine in further.items())],
-            "tenant": {"allowed_mounts": [*ALLOWED, *further]},
+            "mounts": [*MOUNTS, *({"path": m.path, "engine": m.engine, "namespace": m.namespace} for m in further)],
+            "tenant": {"allowed_mounts": [*ALLOWED, *(mount.name for mount in further)]},
             "identity": {"binding": "preferred"},
             "anti_replay": {"unbound_token": "off"},
             "upstream": {"timeout_seconds": 5},

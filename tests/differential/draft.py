@@ -10,8 +10,14 @@ from random import Random
 from typing import Any, Final
 from urllib.parse import quote
 
-PLACES: Final = [("", "secret"), ("", "team/kv"), ("ns1", "secret"), ("ns1/child", "secret"), ("ns2", "secret")]
-"""The lab's mounts of KV version 2: namespace and path."""
+PLACES: Final = [
+    *(("", "secret"), ("", "team/kv"), ("ns1", "secret"), ("ns1/child", "secret"), ("ns2", "secret")),
+    ("ns2", "team/kv"),
+]
+"""The mounts of KV version 2: namespace and path."""
+KV1: Final = [("", "kv1"), ("", "team/kv1"), ("ns1", "kv1"), ("ns1/child", "kv1")]
+TRANSIT: Final = [("", "transit"), ("", "team/transit"), ("ns1", "transit")]
+PKI: Final = [("", "pki"), ("ns1", "pki")]
 
 WORDS: Final = ["data", "metadata", "delete", "undelete", "destroy", "subkeys", "config", "detailed-metadata"]
 SEEDED: Final = ["app/db", "App/DB", "app/other", "public/readme", "private/key", "wr/a", "wr/b", "deep/a/b/c/d/e/f"]
@@ -19,7 +25,26 @@ NAMES: Final = [
     *WORDS,
     *("sys", "auth", "v1", "ns1", "secret", "root", "cubbyhole", "creds", "list", "scan", "help", "version", "keys"),
     *("a", "B", "x", "db", "DB", "Ab", "0", "007", "a.b", ".hidden", "...", "dot.", "a-b_c~d", "a b", "a+b", "a;b=c"),
-    *("a:b@c", "a,b", "a!b$c", "a'b(c)", "a&b=c", 'a"b', "a%b", "a%2fb", "%2e%2e", "a?b", "a#b", "a\\b", "a|b", "{a}"),
+    *(
+        "a:b@c",
+        "a,b",
+        "a!b$c",
+        "a'b(c)",
+        "a&b=c",
+        'a"b',
+        "a%b",
+        "a%2fb",
+        "%2e%2e",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "a|b",
+        "{a}",
+        "a[b]",
+        "a^b",
+        "<a>",
+        "a`b",
+    ),
     *("ünïcode", "u\u0308", "Straße", "ſ", "İ", "日本", "🔑", "e\u0301", "ﬁ", "Ω"),
 ]
 """One segment each, decoded; all of them names that OpenBao takes."""
@@ -85,7 +110,8 @@ class Grammar:
         return "/".join(self._encoded(segment) for segment in segments)
 
     def _encoded(self, segment: str) -> str:
-        encoded = quote(segment, safe=self._rng.choice(["", "!$&'()*+,;=:@"]))
+        # As Go, Python's `requests` and browsers' libraries do it, and as curl does it.
+        encoded = quote(segment, safe=self._rng.choice(["", "!$&'()*+,;=:@", "!$&'()*+,;=:@[]|^", _LEFT_RAW]))
         return encoded.lower() if encoded.upper() == encoded and self._rng.random() < 0.3 else encoded
 
     def json(self, value: Any) -> bytes:
@@ -98,7 +124,7 @@ class Grammar:
     # -- engines -------------------------------------------------------------------------------------------------
     def _kv2(self) -> Draft:
         rng = self._rng
-        namespace, mount = rng.choices(PLACES, weights=[5, 2, 2, 2, 1])[0]
+        namespace, mount = rng.choices(PLACES, weights=[5, 2, 2, 2, 1, 1])[0]
         path = self.path()
         operation = rng.randrange(15)
         versions = {"versions": rng.choice([[1], [1, 2], ["1"], [99], "1,2"])}
@@ -132,19 +158,21 @@ class Grammar:
                 return self._list(namespace, f"{mount}/metadata/{rng.choice(['', path, path + '/'])}")
 
     def _kv1(self) -> Draft:
-        path = f"kv1/{self.path()}"
+        namespace, mount = self._rng.choices(KV1, weights=[3, 1, 1, 1])[0]
+        path = f"{mount}/{self.path()}"
         match self._rng.randrange(5):
             case 0 | 1:
-                return self._in("", "GET", path)
+                return self._in(namespace, "GET", path)
             case 2:
-                return self._in("", "PUT", path, {"v": self._rng.choice(["x", 1, 1.50, True, None, {"a": []}])})
+                return self._in(namespace, "PUT", path, {"v": self._rng.choice(["x", 1, 1.50, True, None, {"a": []}])})
             case 3:
-                return self._in("", "DELETE", path)
+                return self._in(namespace, "DELETE", path)
             case _:
-                return self._list("", self._rng.choice(["kv1/", "kv1", path, path + "/"]))
+                return self._list(namespace, self._rng.choice([f"{mount}/", mount, path, path + "/"]))
 
     def _transit(self) -> Draft:
         rng = self._rng
+        namespace, mount = rng.choices(TRANSIT, weights=[3, 1, 1])[0]
         key = rng.choice(["k1", "ex", "sig", "K1", "none", "new", "a.b", "keys", "k1-x"])
         plain = base64.b64encode(rng.choice([b"x", b"secret", b""])).decode()
         batch = [{"plaintext": plain, "reference": "r"}] * rng.randrange(1, 4)
@@ -171,25 +199,26 @@ class Grammar:
             ("GET", f"keys/{key}", None),
         ]
         if rng.random() < 0.08:
-            return self._list("", "transit/keys")
+            return self._list(namespace, f"{mount}/keys")
         method, path, body = rng.choice(choices)
-        return self._in("", method, f"transit/{path}", body)
+        return self._in(namespace, method, f"{mount}/{path}", body)
 
     def _pki(self) -> Draft:
         rng = self._rng
+        namespace, mount = rng.choices(PKI, weights=[3, 1])[0]
         known = ["ca", "ca/pem", "ca_chain", "crl", "crl/pem", "crl/delta", "cert/ca", "cert/crl", "cert/ca_chain"]
         match rng.randrange(4):
             case 0:
                 return self._in(
-                    "", "POST", f"pki/issue/{rng.choice(['web', 'Web', 'none'])}", {"common_name": "a.test"}
+                    namespace, "POST", f"{mount}/issue/{rng.choice(['web', 'Web', 'none'])}", {"common_name": "a.test"}
                 )
             case 1:
-                return self._list("", f"pki/{rng.choice(['certs', 'issuers', 'roles', 'certs/revoked'])}")
+                return self._list(namespace, f"{mount}/{rng.choice(['certs', 'issuers', 'roles', 'certs/revoked'])}")
             case 2:
                 serial = rng.choice(["0a:0b", "0A:0B", "0a-0b", "0a-0B"])
-                return self._in("", "GET", f"pki/cert/{serial}{rng.choice(['', '/raw', '/raw/pem'])}")
+                return self._in(namespace, "GET", f"{mount}/cert/{serial}{rng.choice(['', '/raw', '/raw/pem'])}")
             case _:
-                return self._in("", "GET", f"pki/{rng.choice(known)}")
+                return self._in(namespace, "GET", f"{mount}/{rng.choice(known)}")
 
     def _database(self) -> Draft:
         role = self._rng.choice(["app", "App", "none", "a.b"])
@@ -231,6 +260,7 @@ class Grammar:
         return Draft(method.encode(), f"/v1/{path}".encode(), headers, encoded)
 
 
+_LEFT_RAW: Final = "!$&'()*+,;=:@[]|^\"<>`{}"
 _HARMLESS: Final = [
     (b"X-Vault-Request", b"true"),
     (b"X-Vault-Wrap-TTL", b"0"),

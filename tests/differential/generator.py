@@ -6,16 +6,29 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from sidecar.surface.mounts import Mount
 from tests.differential.draft import Grammar
+from tests.differential.transplants import transplant
 from tests.differential.tricks import FRAMING, PARTS
 
-FURTHER: Final = {"database": "database"}
-"""Mounts that the requests need beside the lab's, path: engine; no database is configured there."""
+FURTHER: Final = (
+    Mount("database", "database"),
+    Mount("team/kv1", "kv1"),
+    Mount("team/transit", "transit"),
+    Mount("kv1", "kv1", "ns1"),
+    Mount("transit", "transit", "ns1"),
+    Mount("pki", "pki", "ns1"),
+    Mount("kv1", "kv1", "ns1/child"),
+    Mount("team/kv", "kv2", "ns2"),
+)
+"""Mounts that the requests need beside the lab's, so that each engine is nested and in namespaces too; no database is
+configured there."""
 UNNAMED: Final = {"foreign": "kv"}
 """Mounts that the tenant may not use."""
 
-_PLAIN_SHARE: Final = 0.45
+_PLAIN_SHARE: Final = 0.42
 _FRAMING_SHARE: Final = 0.12
+_TRANSPLANT_SHARE: Final = 0.13
 _SECOND_TRICK: Final = 0.3
 
 
@@ -53,6 +66,8 @@ class Generator:
             trick = rng.choices([trick for trick, _ in FRAMING], weights=[weight for _, weight in FRAMING])[0]
             raw, half_closed = trick(rng, draft, grammar)
             return Case(number, raw, (trick.__name__,), alone=True, half_closed=half_closed)
+        if kind < _PLAIN_SHARE + _FRAMING_SHARE + _TRANSPLANT_SHARE:
+            return Case(number, transplant(rng, self._token), (transplant.__name__,), alone=True, half_closed=True)
         names = []
         for _ in range(2 if rng.random() < _SECOND_TRICK else 1):
             part = rng.choices([trick for trick, _ in PARTS], weights=[weight for _, weight in PARTS])[0]
