@@ -27,6 +27,7 @@ from sidecar.audit.record import Event, Record
 from sidecar.audit.spool import JournalError as JournalError
 from sidecar.audit.spool import Recovery, Spool, SpoolTamperedError
 from sidecar.audit.stamping import STAMP_BYTES, STAMPED, Body, Stamper, Tip
+from sidecar.audit.status import JournalStatus
 from sidecar.clock import Clock
 from sidecar.errors import Code, Refused
 from sidecar.ops.metrics import AUDIT_BACKLOG_BYTES, AUDIT_RECORDS
@@ -45,20 +46,6 @@ _WARN_FRACTION: Final = 0.8
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
 _log = structlog.get_logger("audit")
-
-
-@dataclass(frozen=True, slots=True)
-class JournalStatus:
-    """For `/readyz`. `message` says why it is not healthy, `warning` what will make it so."""
-
-    healthy: bool
-    message: str
-    warning: str
-    spool_bytes: int
-    max_spool_bytes: int
-    last_seq: int
-    records: int
-    batches: int
 
 
 @dataclass(slots=True)
@@ -221,6 +208,11 @@ class Journal:
     def durable(self) -> Tip:
         """The last durable record."""
         return self._durable
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest record that is still here."""
+        return self._spool.segments[0].first_seq if self._spool.segments else self._durable.seq + 1
 
     @property
     def extent(self) -> tuple[int, int]:

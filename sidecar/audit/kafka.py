@@ -10,9 +10,7 @@ are dropped, with an AUDIT_TRUNCATED in the chain.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,27 +20,32 @@ import orjson
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
     KafkaConnectionError,
-    KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import DefaultPartitioner
-from cachetools import TTLCache
+from aiokafka.structs import RecordMetadata
 
 from sidecar.audit import position
-from sidecar.audit.chain import link
+from sidecar.audit.chain import GENESIS, link
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal
+from sidecar.audit.kafka_connection import (
+    RecordTooLargeError,
+    TopicMissingError,
+    UnacknowledgedError,
+    credentials_state,
+    new_producer,
+    problem_of,
+)
 from sidecar.audit.position import Position
 from sidecar.audit.reader import Line, SpoolReader
 from sidecar.audit.record import tells_of_mutation
 from sidecar.clock import Clock
 from sidecar.config import Kafka
 from sidecar.errors import Refused
-from sidecar.ops.metrics import AUDIT_BACKLOG_RECORDS, AUDIT_OLDEST_SECONDS
+from sidecar.ops.metrics import AUDIT_BACKLOG_RECORDS, AUDIT_KAFKA_ERRORS, AUDIT_OLDEST_SECONDS
 
 SCHEMA: Final = b"openbao-sidecar.audit.v1"
 
@@ -54,35 +57,13 @@ _MAX_BACKOFF_SECONDS: Final = 10.0
 _LINGER_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 1.0
 _PERSIST_SECONDS: Final = 1.0
-_MAX_RECORDS_PER_SECOND: Final = 10_000  # a backlog drains without starving requests of the processor
 _BATCH_BYTES: Final = 128 * 1024
 
 _RETRY_BACKOFF_MS: Final = 500
-_SAY_AGAIN_SECONDS: Final = 60.0
 
 _SCHEMA_HEADER: Final = ("schema", SCHEMA)
 
 _log = structlog.get_logger("audit.kafka")
-
-
-class _NotTooOften(logging.Filter):
-    """aiokafka repeats itself several times a second while a broker or a topic is away; once a minute will do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: TTLCache[str, bool] = TTLCache(100, _SAY_AGAIN_SECONDS)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this was not said of late."""
-        message = record.getMessage()
-        if message in self._said:
-            return False
-        self._said[message] = True
-        return True
-
-
-for _part in ("client", "cluster", "conn", "producer.sender"):
-    logging.getLogger(f"aiokafka.{_part}").addFilter(_NotTooOften())
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +103,10 @@ class _Chunk:
     outgoing: Sequence[_Outgoing] = field(default_factory=tuple)
 
 
+class _TopicReplacedError(Exception):
+    """What the topic had acknowledged before is not there any more."""
+
+
 class _SendSmallerError(Exception):
     """The broker found a batch too large; a new producer sends smaller ones."""
 
@@ -147,6 +132,11 @@ class KafkaShipper:
         self._batch_bytes = _BATCH_BYTES
         self._problem = ""
         self._missing = ""
+        self._replaced = ""
+        self._offset = -1
+        self._partition = -1
+        self._credentials: object = None
+        self._credentials_at = 0.0
         self._damaged = False
         self._second = ""
         self._second_millis = 0
@@ -159,6 +149,7 @@ class KafkaShipper:
         kept = position.load(self._journal.directory)
         if kept is not None and kept.instance == self._journal.instance:
             self._acknowledged = kept
+            self._offset, self._partition = kept.offset, kept.partition
         self._persisted = self._read_seq = self._acknowledged.seq
         self._reader = SpoolReader(self._journal.directory, self._read_seq)
         self._journal.on_durable = self._more.set
@@ -183,7 +174,7 @@ class KafkaShipper:
         """How far it is, and what is in its way."""
         backlog = max(0, self._journal.durable.seq - self._acknowledged.seq)
         oldest = max(0.0, self._clock.wall() - self._chunk.oldest) if self._chunk is not None and backlog else 0.0
-        warning = "; ".join(part for part in (self._problem, self._missing) if part)
+        warning = "; ".join(part for part in (self._problem, self._missing, self._replaced) if part)
         return ShipperStatus(warning, self._acknowledged.seq, backlog, round(oldest, 3))
 
     # -- the task ----------------------------------------------------------------------------------------------------
@@ -198,6 +189,8 @@ class KafkaShipper:
                 await self._wait_for_more()
             except _SendSmallerError:
                 await self._disconnect()
+            except _TopicReplacedError:
+                await asyncio.to_thread(self._begin_anew)
             except Exception as error:  # noqa: BLE001 - the shipper outlives whatever goes wrong, and says it
                 self._note(error)
                 await self._disconnect()
@@ -217,17 +210,21 @@ class KafkaShipper:
             try:
                 await self._send(producer, outgoing)
             except UnknownTopicOrPartitionError as error:
-                raise KafkaError(f"topic {outgoing.topic} is not there") from error
+                raise TopicMissingError(f"topic {outgoing.topic} is not there") from error
         if self._problem:
             _log.info("kafka takes records again", seq=chunk.last.seq)
             self._problem = ""
-        self._acknowledged = Position(self._journal.instance, chunk.last.seq, link(chunk.last.value))
+        self._acknowledged = Position(
+            self._journal.instance, chunk.last.seq, link(chunk.last.value), self._offset, self._partition
+        )
         self._chunk = None
         now = asyncio.get_running_loop().time()
         if now >= self._persist_at:
             self._persist_at = now + _PERSIST_SECONDS
             await self._release()
-        await asyncio.sleep(max(0.0, len(chunk.outgoing[0].messages) / _MAX_RECORDS_PER_SECOND - (now - started)))
+        await asyncio.sleep(
+            max(0.0, len(chunk.outgoing[0].messages) / self._config.max_records_per_second - (now - started))
+        )
         return True
 
     async def _wait_for_more(self) -> None:
@@ -261,6 +258,22 @@ class KafkaShipper:
             self._persisted = kept.seq
         except OSError as error:  # a full disk: more will be sent twice after a restart, nothing is lost
             _log.warning("kafka's position could not be kept", reason=error.strerror)
+
+    def _begin_anew(self) -> None:
+        """Goes back to the first record that is still here: another broker stands at this address, the topic was made
+        anew, or it lost its end. Consumers know what they have by `event_id`; what was dropped here is in the old one.
+        """
+        self._reader.close()
+        self._reader = SpoolReader(self._journal.directory)
+        self._lines, self._chunk = [], None
+        first = self._journal.first_seq
+        gone = f"; records before {first} are not here any more" if first > 1 else ""
+        self._replaced = f"{self._topics[0]} was replaced or lost records: sent again from record {first}{gone}"
+        _log.error("kafka lost what it had acknowledged; everything in the spool is sent again", first_seq=first)
+        AUDIT_KAFKA_ERRORS.labels("topic_replaced").inc()
+        self._read_seq = first - 1
+        self._acknowledged = Position(self._journal.instance, first - 1, GENESIS)
+        self._offset = -1
 
     # -- reading -----------------------------------------------------------------------------------------------------
     async def _next_chunk(self) -> _Chunk | None:
@@ -331,26 +344,29 @@ class KafkaShipper:
 
         An idempotent producer that lost a batch cannot go on: its next sequence number would leave a gap.
         """
+        await self._look_at_credentials()
         if self._producer is None:
-            config = self._config
-            producer = AIOKafkaProducer(
-                bootstrap_servers=config.bootstrap_servers,
-                client_id="openbao-sidecar",
-                acks="all",
-                enable_idempotence=True,
-                max_batch_size=_BATCH_BYTES + MAX_RECORD_BYTES,
-                max_request_size=_BATCH_BYTES + MAX_RECORD_BYTES,
+            producer = new_producer(
+                self._config,
+                max_bytes=_BATCH_BYTES + MAX_RECORD_BYTES,
                 request_timeout_ms=_REQUEST_TIMEOUT_MS,
                 retry_backoff_ms=_RETRY_BACKOFF_MS,
-                security_protocol=config.security_protocol,
-                sasl_mechanism=config.sasl_mechanism or "PLAIN",
-                sasl_plain_username=config.username,
-                sasl_plain_password=_password(config),
-                ssl_context=_ssl_context(config),
             )
             self._producer = producer
             await asyncio.wait_for(producer.start(), _ABANDON_SECONDS)
         return self._producer
+
+    async def _look_at_credentials(self) -> None:
+        """Connects anew where a password or a certificate was rotated, before the old one is refused."""
+        now = asyncio.get_running_loop().time()
+        if now < self._credentials_at:
+            return
+        self._credentials_at = now + _LOOK_SECONDS
+        state = await asyncio.to_thread(credentials_state, self._config)
+        if self._producer is not None and state != self._credentials:
+            _log.info("kafka's credentials have changed; connecting anew")
+            await self._disconnect()
+        self._credentials = state
 
     async def _disconnect(self) -> None:
         producer, self._producer = self._producer, None
@@ -375,13 +391,22 @@ class KafkaShipper:
             batch.close()
             try:
                 acknowledged = await producer.send_batch(batch, outgoing.topic, partition=partition)
-                await self._acknowledgement(acknowledged)
+                self._note_place(outgoing, await self._acknowledgement(acknowledged), len(part))
             except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
                 if len(part) == 1:
-                    raise KafkaError(f"record {part[0].seq} is larger than {outgoing.topic} takes") from error
+                    raise RecordTooLargeError(f"record {part[0].seq} is larger than {outgoing.topic} takes") from error
                 self._batch_bytes = sum(len(message.value) for message in part) // 2
                 raise _SendSmallerError from error
             outgoing.sent += len(part)
+
+    def _note_place(self, outgoing: _Outgoing, place: RecordMetadata, count: int) -> None:
+        """A topic's offsets only grow. Where one falls back, records that were acknowledged are gone."""
+        if outgoing.topic != self._topics[0] or place.offset < 0:
+            return
+        fell_back = place.partition == self._partition and place.offset <= self._offset
+        self._offset, self._partition = place.offset + count - 1, place.partition
+        if fell_back:
+            raise _TopicReplacedError
 
     def _part(self, outgoing: _Outgoing) -> Sequence[_Message]:
         """The next messages of at most `_batch_bytes`, at least one."""
@@ -393,42 +418,24 @@ class KafkaShipper:
             end += 1
         return outgoing.messages[outgoing.sent : end]
 
-    async def _acknowledgement(self, acknowledged: asyncio.Future[object]) -> None:
+    async def _acknowledgement(self, acknowledged: asyncio.Future[RecordMetadata]) -> RecordMetadata:
         """Waits for the broker. aiokafka itself tries for ever; after a while a new producer is the better try."""
         waited = 0.0
         while waited < _ABANDON_SECONDS:
             await asyncio.wait([acknowledged], timeout=_UNACKNOWLEDGED_SECONDS)
             if acknowledged.done():
-                acknowledged.result()
-                return
+                return acknowledged.result()
             waited += _UNACKNOWLEDGED_SECONDS
             self._say(f"no acknowledgement for {waited:g} seconds")
         acknowledged.cancel()
-        raise KafkaError(f"no acknowledgement for {waited:g} seconds")
+        raise UnacknowledgedError(f"no acknowledgement for {waited:g} seconds")
 
     def _note(self, error: Exception) -> None:
-        if isinstance(error, KafkaConnectionError):
-            self._say("no broker can be reached")
-        elif isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
-            self._say(f"the broker does not let {self._config.username or 'us'} write ({type(error).__name__})")
-        else:
-            self._say(f"{type(error).__name__}: {error}")
+        reason, said = problem_of(error, self._config.username)
+        AUDIT_KAFKA_ERRORS.labels(reason).inc()
+        self._say(said)
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
             _log.warning("records cannot be sent to kafka; they stay in the spool", reason=problem)
         self._problem = problem
-
-
-def _password(config: Kafka) -> str | None:
-    return config.password_file.read_text().rstrip("\r\n") if config.password_file is not None else None
-
-
-def _ssl_context(config: Kafka) -> ssl.SSLContext | None:
-    """Verifies the broker's certificate and name; there is no switch that turns that off."""
-    if config.security_protocol not in ("SSL", "SASL_SSL"):
-        return None
-    context = ssl.create_default_context(cafile=config.ca_file)
-    if config.cert_file is not None:
-        context.load_cert_chain(config.cert_file, config.key_file)
-    return context

@@ -16,11 +16,14 @@ _MAX_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Records up to and with `seq` are acknowledged; `tip` is the hash of that record."""
+    """Records up to and with `seq` are acknowledged; `tip` is the hash of that record, `offset` and `partition` its
+    place in the topic (-1 where not known)."""
 
     instance: str
     seq: int
     tip: str
+    offset: int = -1
+    partition: int = -1
 
 
 def load(directory: Path) -> Position | None:
@@ -31,13 +34,18 @@ def load(directory: Path) -> Position | None:
         return None
     try:
         kept = orjson.loads(os.read(descriptor, _MAX_BYTES))
-        position = Position(kept["instance"], kept["seq"], kept["tip"])
-    except (OSError, ValueError, KeyError, TypeError):
+        position = Position(
+            kept["instance"], kept["seq"], kept["tip"], kept.get("offset", -1), kept.get("partition", -1)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     finally:
         os.close(descriptor)
     sound = (
-        type(position.seq) is int and position.seq >= 1 and isinstance(position.tip, str) and len(position.tip) == 64
+        all(type(number) is int for number in (position.seq, position.offset, position.partition))
+        and position.seq >= 1
+        and isinstance(position.tip, str)
+        and len(position.tip) == 64
     )
     return position if sound else None
 

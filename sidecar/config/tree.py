@@ -296,6 +296,9 @@ class Kafka(_Section):
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    compression: Literal["none", "gzip", "lz4", "zstd"] = "none"
+    max_records_per_second: Positive = 10_000
+    """How fast a backlog drains, so that requests keep the processor."""
 
 
 class Checkpoint(_Section):

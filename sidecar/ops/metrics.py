@@ -71,4 +71,11 @@ AUDIT_OLDEST_SECONDS: Final = Gauge(
     "Age of the oldest record not yet acknowledged by Kafka",
     registry=REGISTRY,
 )
+AUDIT_KAFKA_ERRORS: Final = Counter(
+    "sidecar_audit_kafka_errors",
+    "Times that records could not be sent to Kafka: no_broker, no_answer, topic_missing, topic_replaced, "
+    "not_authorized, record_too_large, credentials, other",
+    ["reason"],
+    registry=REGISTRY,
+)
 CACHE_ENTRIES: Final = Gauge("sidecar_cache_entries", "Entries of each bounded table", ["cache"], registry=REGISTRY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -259,8 +260,64 @@ async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics:
     assert await topics.permits() == ["b", "c", "d"]
 
 
+@pytest.mark.parametrize("compression", ["gzip", "lz4", "zstd"])
+async def test_batches_are_compressed_as_configured_and_the_records_stay_what_they_are(
+    topics: Topics, spool: Path, compression: str
+) -> None:
+    await topics.create(**{"compression.type": "producer", "max.message.bytes": "20000"})
+    async with journal_in(spool) as journal, shipping(journal, topics.config(compression=compression)) as shipper:
+        await journal.append_many([permit(str(n), filler="x" * 1_000) for n in range(100)])
+        await caught_up(journal, shipper)
+        found = await topics.broker.messages(topics.audit)
+    assert [message.value for message in found] == [line.record for line in read_all([spool])][: len(found)]
+    assert len(found) == 101
+    stored = sum(path.stat().st_size for path in topics.broker.folder.glob(f"data/{topics.audit}-*/*.log"))
+    assert stored < 60_000, "the broker stores what it got"
+
+
+async def test_a_backlog_drains_no_faster_than_allowed(topics: Topics, spool: Path) -> None:
+    await topics.create()
+    async with journal_in(spool) as journal:
+        await journal.append_many([permit(str(n), filler="x" * 1_000) for n in range(400)])
+        started = time.monotonic()
+        async with shipping(journal, topics.config(max_records_per_second=200)) as shipper:
+            await caught_up(journal, shipper)
+        assert time.monotonic() - started > 1.0, "400 records at 200 a second, the last chunk not waited for"
+    assert await topics.permits() == [str(n) for n in range(400)]
+
+
+async def test_a_topic_that_lost_what_it_acknowledged_gets_everything_that_is_here_again(
+    topics: Topics, spool: Path
+) -> None:
+    """Another broker at the same address, a topic made anew, an end that was lost: the offsets fall back."""
+    await topics.create()
+    before = REGISTRY.get_sample_value("sidecar_audit_kafka_errors_total", {"reason": "topic_replaced"}) or 0
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(str(n)) for n in range(20)])
+        await caught_up(journal, shipper)
+        await topics.broker.delete_topics(topics.audit, topics.mutations)
+        await journal.append(permit("20"))
+        await until(lambda: shipper.status().warning, "the topic to be missed")
+        await topics.create()
+        await until(lambda: "was replaced or lost records" in shipper.status().warning, "a warning")
+        await caught_up(journal, shipper)
+    assert REGISTRY.get_sample_value("sidecar_audit_kafka_errors_total", {"reason": "topic_replaced"}) == before + 1
+    sent = [orjson.loads(value)["seq"] for value in await topics.values()]
+    assert list(dict.fromkeys(seq for seq in sorted(sent))) == list(range(1, 23))
+
+
+async def test_what_is_in_the_way_is_counted_by_its_reason(topics: Topics, spool: Path) -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("sidecar_audit_kafka_errors_total", {"reason": "topic_missing"}) or 0
+
+    before = count()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()):
+        await journal.append(permit("one"))
+        await until(lambda: count() > before, "the metric")
+
+
 # -- who we are, and who the broker is ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("who", ["scram", "plain"])
+@pytest.mark.parametrize("who", ["scram", "scram_256", "plain"])
 async def test_a_password_over_tls_is_taken(topics: Topics, spool: Path, tmp_path: Path, who: str) -> None:
     await topics.create()
     config = secured(topics, tmp_path, getattr(topics.broker, who))
@@ -298,3 +355,23 @@ async def test_a_password_that_is_corrected_in_its_file_is_read_anew(
         (tmp_path / "password").write_text(user.password)
         await caught_up(journal, shipper)
     assert await topics.permits() == ["one"]
+
+
+async def test_a_rotated_password_is_taken_before_the_old_one_is_refused(
+    topics: Topics, spool: Path, tmp_path: Path
+) -> None:
+    """The connection stands, so only looking at the file tells: a wrong one written there is noticed at once."""
+    await topics.create()
+    user = topics.broker.scram
+    config = secured(topics, tmp_path, user)
+    async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+        await journal.append(permit("one"))
+        await caught_up(journal, shipper)
+        (tmp_path / "password").write_text("not-the-password-any-more")
+        await asyncio.sleep(kafka_module._LOOK_SECONDS)
+        await journal.append(permit("two"))
+        await until(lambda: shipper.status().warning, "a warning")
+        (tmp_path / "password").write_text(user.password)
+        await caught_up(journal, shipper)
+        assert shipper.status().warning == ""
+    assert await topics.permits() == ["one", "two"]

@@ -103,6 +103,7 @@ class KafkaBroker:
         self.certificates: Certificates = make_certificates(folder)
         self.foreign_ca = _foreign_ca(folder / "foreign")
         self.scram = User("alice", secrets.token_urlsafe(12), "SCRAM-SHA-512", may_write=True)
+        self.scram_256 = User("carol", secrets.token_urlsafe(12), "SCRAM-SHA-256", may_write=True)
         self.plain = User("bob", secrets.token_urlsafe(12), "PLAIN", may_write=True)
         self.powerless = User("mallory", secrets.token_urlsafe(12), "PLAIN", may_write=False)
         self.plaintext, self.sasl_ssl, self.mtls = (f"{LOOPBACK}:{free_port()}" for _ in range(3))
@@ -115,7 +116,9 @@ class KafkaBroker:
         self._java = [str(_java()), *small, quiet, but_ready, "-cp", f"{jars()}/*"]
         (folder / "server.properties").write_text(self._properties())
         scram = f'SCRAM-SHA-512=[name="{self.scram.name}",password="{self.scram.password}"]'
-        self._run_tool("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAQACAAAAAAAAAAQ", "--add-scram", scram)
+        weaker = f'SCRAM-SHA-256=[name="{self.scram_256.name}",password="{self.scram_256.password}"]'
+        users = ("--add-scram", scram, "--add-scram", weaker)
+        self._run_tool("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAQACAAAAAAAAAAQ", *users)
 
     # -- its life ----------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -175,6 +178,17 @@ class KafkaBroker:
         await admin.start()
         try:
             await admin.create_topics([NewTopic(name, 2, 1, topic_configs=configs) for name in names])
+        finally:
+            await admin.close()
+
+    async def delete_topics(self, *names: str) -> None:
+        """Removes topics with all that stands in them."""
+        from aiokafka.admin import AIOKafkaAdminClient
+
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
+        await admin.start()
+        try:
+            await admin.delete_topics(list(names))
         finally:
             await admin.close()
 
@@ -274,11 +288,12 @@ ssl.keystore.location={keystore}
 ssl.truststore.type=PEM
 ssl.truststore.location={made.ca}
 listener.name.mtls.ssl.client.auth=required
-sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN
+sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;
 listener.name.sasl_ssl.plain.sasl.jaas.config={module}.plain.PlainLoginModule required {users};
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS;User:{self.scram.name};User:{self.plain.name};User:CN=app
+super.users=User:ANONYMOUS;User:{self.scram.name};User:{self.scram_256.name};User:{self.plain.name};User:CN=app
 """
 
 
