@@ -6,6 +6,7 @@ Runs with any Python 3.8 and nothing installed: `python3 tools/doctor.py`. Exit 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -18,7 +19,17 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
-GO_PROGRAMS = {"helm": "3.22.0", "kube-apiserver": "1.34.4"}  # built by Go, once per machine
+GO_CLIENT = ROOT / "tests" / "clients" / "go"
+
+
+def version_of(source: Path) -> str:
+    """The version of a program of ours: what its files say."""
+    said = b"\0".join(path.read_bytes() for path in sorted(source.iterdir()) if path.is_file())
+    return hashlib.sha256(said).hexdigest()[:16]
+
+
+# Built by Go, once per machine.
+GO_PROGRAMS = {"helm": "3.22.0", "kube-apiserver": "1.34.4", "openbao-client": version_of(GO_CLIENT)}
 GO = (1, 26)  # what the newest of them asks for
 KAFKA = "4.4.0"
 NODE = (18, 0)

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.real import kafka
-from tests.real.go_tools import GoTool
+from tests.real.go_tools import GoTool, own_program
 from tests.real.helm import HELM
 from tests.real.kube import KUBE_APISERVER
 from tools import doctor
@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCRIPT: Final = ROOT / "tools" / "doctor.py"
 
 
-BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER]
+BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER, own_program(doctor.GO_CLIENT, cold_seconds=80)]
 """All that `cached_go_tool` is asked for."""
 
 
