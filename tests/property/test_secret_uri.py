@@ -244,3 +244,69 @@ def test_a_secret_without_its_version_and_key_is_the_secret() -> None:
     assert str(uri.without_fragment()) == "openbao+kv2://secret/a?version=3"
     plain = parse("openbao+kv2://secret/a")
     assert plain.without_version() is plain.without_fragment() is plain
+
+
+# -- requests ------------------------------------------------------------------------------------------------------
+_ALWAYS_ENCODED = frozenset(" %/?#\\")
+
+
+@st.composite
+def spelt(draw: st.DrawFn, path: list[str]) -> str:
+    """The path as some client might spell it: what may be encoded is or is not, in hexadecimal of either case."""
+    letters = []
+    for letter in "/".join(segment.replace("/", "") for segment in path):
+        never = letter == "/" or (letter.isascii() and (letter.isalnum() or letter in "-._~"))
+        may = letter.isascii() and letter not in _ALWAYS_ENCODED
+        if never or (may and draw(st.booleans())):
+            letters.append(letter)
+        else:
+            octets = "".join(f"%{octet:02X}" for octet in letter.encode())
+            letters.append(octets if draw(st.booleans()) else octets.lower())
+    return "".join(letters)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.lists(segments, min_size=1, max_size=3), st.booleans())
+@pytest.mark.parametrize(
+    ("mount", "namespace", "below"),
+    [
+        ("secret", "", "data/"),
+        ("secret", "ns1", "data/"),
+        ("secret", "ns1/child", "metadata/"),
+        ("team/kv", "", "subkeys/"),
+        ("kv1", "", ""),
+    ],
+)
+def test_spellings_of_one_request_are_one_secret(
+    mount: str, namespace: str, below: str, data: st.DataObject, path: list[str], by_header: bool
+) -> None:
+    """And other paths are others: the URI holds the decoded segments, whatever the spelling."""
+    target = f"{mount}/{below}{data.draw(spelt(path))}"
+    asked = (
+        ask("GET", f"/v1/{target}", headers={"x-vault-namespace": namespace})
+        if by_header
+        else ask("GET", f"/v1/{namespace}/{target}" if namespace else f"/v1/{target}")
+    )
+    assert asked.uri.mount == (f"{namespace}/{mount}" if namespace else mount)
+    assert (asked.uri.path, asked.upstream.namespace) == (tuple(path), namespace)
+    assert parse(str(asked.uri), TABLE) == asked.uri
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [("POST", "transit/encrypt/k1"), ("PUT", "transit/decrypt/k1"), ("GET", "transit/keys/k1")],
+        [("GET", "pki/cert/0a:0b"), ("GET", "pki/cert/0A-0B"), ("GET", "pki/cert/0a:0B/raw/pem")],
+        [("GET", "pki/ca"), ("GET", "pki/ca/pem"), ("GET", "pki/cert/ca")],
+        [
+            ("GET", "secret/data/a"),
+            ("GET", "secret/metadata/a"),
+            ("DELETE", "secret/data/a"),
+            ("GET", "secret/data/a?version=0"),
+        ],
+        [("LIST", "secret/metadata/a"), ("LIST", "secret/metadata/a/"), ("GET", "secret/metadata/a?list=T")],
+    ],
+)
+def test_what_openbao_runs_against_one_thing_has_one_uri(spellings: list[tuple[str, str]]) -> None:
+    bodies = {"POST": b'{"plaintext": ""}', "PUT": b'{"ciphertext": ""}'}
+    assert len({str(ask(method, f"/v1/{target}", bodies.get(method, b"")).uri) for method, target in spellings}) == 1
