@@ -232,6 +232,8 @@ class Authzen(_Section):
     obligations: str = "/obligations"
     """JSON pointer (RFC 6901) to the obligations inside the answer's `context`."""
     extra_context: dict[str, Any] = {}
+    ids: Literal["plain", "encoded"] = "plain"
+    """`encoded`: `:`, `#`, `@`, `%` and white space in the ids of subject and resource as `%XX`, as OpenFGA needs."""
     timeout_ms: Positive = 300
     ca_file: Path | None = None
     token_file: Path | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -42,6 +43,8 @@ RETRY_SECONDS: Final = 5.0
 _NO_BATCHES: Final = frozenset({404, 405, 415})
 _SEMANTIC: Final = {"evaluations_semantic": "execute_all"}
 """Each question is answered, whatever the others' decisions (section 7.1.2.1)."""
+
+_SEPARATES: Final = re.compile(r"[%:#@\s]")
 
 _log = structlog.get_logger(__name__)
 
@@ -173,10 +176,11 @@ class AuthzenPdp:
             return await self._wire.post(url, orjson.dumps(body), headers, limit)
 
     def _body(self, question: Question) -> dict[str, Any]:
+        written = _encoded if self._config.ids == "encoded" else dict
         return {
-            "subject": question.subject,
+            "subject": written(question.subject),
             "action": question.action,
-            "resource": question.resource,
+            "resource": written(question.resource),
             "context": {**self._config.extra_context, **question.context},
         }
 
@@ -187,6 +191,12 @@ class AuthzenPdp:
         common = {name: value for name, value in bodies[0].items() if all(body[name] == value for body in bodies[1:])}
         items = [{name: value for name, value in body.items() if name not in common} for body in bodies]
         return {**common, "options": _SEMANTIC, "evaluations": items}
+
+
+def _encoded(entity: Mapping[str, Any]) -> dict[str, Any]:
+    """The entity with an id of which no character separates anything. Two ids are never written alike: `%` is one."""
+    plain = _SEPARATES.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), entity["id"])
+    return {**entity, "id": plain}
 
 
 @contextlib.contextmanager
