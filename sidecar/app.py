@@ -28,9 +28,12 @@ from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Pdp
+from sidecar.decision.revocation import EVERYTHING
+from sidecar.decision.revocation import parse as parse_revocation
 from sidecar.door.server import Door
 from sidecar.door.tls import ListenerTls
 from sidecar.enforcement import Enforcement
+from sidecar.errors import Refused
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
 from sidecar.mount_source import MountSource
@@ -39,7 +42,11 @@ from sidecar.ops.debug import add_debug
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
+from sidecar.ops.revalidate import add_revalidate
 from sidecar.resource_attributes import ResourceAttributes
+from sidecar.revocation_feed import RevocationFeed
+from sidecar.revocations import Revocations
+from sidecar.surface.json_body import read_object
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
@@ -105,6 +112,7 @@ class Sidecar:
         self._tls: ListenerTls | None = None
         self._cedar: CedarPdp | None = None
         self._authzen: AuthzenPdp | None = None
+        self._feed: RevocationFeed | None = None
         self.addresses: list[str] = []
         self.ops_address = ""
 
@@ -172,11 +180,16 @@ class Sidecar:
         # They go the audit's way to Kafka. Without Kafka nobody publishes them, and a permit with one is a deny.
         self._decider = Decider(config, self._build_pdp(http), clock, publishes_notifications=with_kafka)
         stack.push_async_callback(self._decider.close)
+        self._revocations = Revocations(self._decider, journal, self._refs, config.tenant.id or "")
+        stack.push_async_callback(self._revocations.settle)
+        if config.revocations.topic:
+            self._feed = RevocationFeed(config.revocations, config.audit.kafka, self._revocations, clock)
+            self._background(self._feed.run())
         if self._authzen is not None:
             await self._authzen.discover()
             self._background(self._authzen.keep_fresh())
         if self._cedar is not None:
-            self._cedar.on_change = self._decider.drop_all
+            self._cedar.on_change = self._revocations.policies_changed
             self._background(self._cedar.watch())
 
         self._attributes = ResourceAttributes(
@@ -267,24 +280,41 @@ class Sidecar:
             "mounts": self._mounts.refresh,
             "salts": self._reload_salts,
         }
-        if self._cedar is not None:
-            steps["policies"] = self._cedar.reload
         if self._authzen is not None:
             steps["PDP certificates"] = self._authzen.reload
         if self._tls is not None:
             steps["listener certificates"] = partial(asyncio.to_thread, self._tls.reload)
+        if self._cedar is not None:
+            steps["policies"] = self._cedar.reload  # last: another set ends all grants by itself
+        changed: object = False
         for what, step in steps.items():
+            changed = False
             try:
-                await step()
+                changed = await step()
             except (PolicyError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 _log.error("not reloaded, the old stays in force", what=what, reason=str(error))
-        self._decider.drop_all()
+        if self._cedar is None or changed is not True:
+            await self._take_everything_back()
         _log.info("reloaded")
 
     async def _reload_upstream(self) -> None:
         """Both sides of the way to OpenBao trust the same. Raises `OSError`, `ssl.SSLError`."""
         self._upstream.reload()
         self._logins.reload()
+
+    async def _take_everything_back(self) -> None:
+        try:
+            await self._revocations.apply((EVERYTHING,), "signal")
+        except Refused as refused:
+            _log.error("a revocation could not be recorded", reason=refused.detail)
+
+    async def _revalidate(self, body: bytes) -> int:
+        """For `POST /revalidate`."""
+        try:
+            revocation = parse_revocation(read_object(body))
+        except Refused as refused:
+            raise ValueError(refused.message) from None
+        return await self._revocations.apply((revocation,), "ops")
 
     async def _start_tracing(self) -> None:
         ops = self._config.ops
@@ -308,6 +338,7 @@ class Sidecar:
         app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
         if self._config.ops.debug:
             add_debug(app, lambda limit: live_grants(self._decider.snapshot(limit), self._refs))
+        add_revalidate(app, self._revalidate, self._config.ops.token_file)
         # Nobody who dawdles on this listener holds up the end of the process.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -347,7 +378,7 @@ class Sidecar:
             warning = self._tls.problem if self._tls is not None else ""
             return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining", warning)
 
-        return {
+        checks: dict[str, Callable[[], Check]] = {
             "listener": listener,
             "audit": audit,
             "upstream": upstream,
@@ -356,6 +387,10 @@ class Sidecar:
             "leases": lambda: Check(True, warning=self._leases.warning),
             "pdp": pdp,
         }
+        if self._feed is not None:
+            feed = self._feed
+            checks["revocations"] = lambda: Check(True, warning=feed.warning)
+        return checks
 
     def _refresh_gauges(self) -> None:
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))

@@ -23,6 +23,7 @@ class Event(StrEnum):
     SECRET_DENY = "SECRET_DENY"
     SECRET_ERROR = "SECRET_ERROR"
     SECRET_ROTATED = "SECRET_ROTATED"
+    GRANTS_REVOKED = "GRANTS_REVOKED"
     AUDIT_START = "AUDIT_START"
     AUDIT_STOP = "AUDIT_STOP"
     AUDIT_TRUNCATED = "AUDIT_TRUNCATED"
@@ -112,6 +113,10 @@ class ResourceRefs:
         """`lease_ref`: how the audit names a lease or a certificate. No URI begins like that, so that no reference of
         a lease is one of a secret."""
         return _mac(self._salts[0], f"openbao-sidecar lease_ref {held}")
+
+    def of_text(self, text: str) -> str:
+        """The reference of a text: that of a canonical URI where it is one, without `?version`."""
+        return _mac(self._salts[0], text)
 
     def of(self, uri: SecretUri) -> ResourceRef:
         """The reference of a secret: of its URI without `?version`, and of that without `#fragment`."""

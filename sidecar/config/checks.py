@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ def cross_checks(config: Config) -> list[Problem]:
         _check_identity,
         _check_authorization,
         _check_replay,
+        _check_revocations,
         _check_audit,
         _check_ops,
         _check_not_built,
@@ -391,6 +393,25 @@ def _check_ops(config: Config) -> list[Problem]:
     except ValueError:
         right = False
     return [] if right else [Problem("ops.otlp_endpoint", "is no collector's URL", "write http(s)://host:4318")]
+
+
+def _check_revocations(config: Config) -> list[Problem]:
+    topic = config.revocations.topic
+    found: list[Problem] = []
+    if topic and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
+        found.append(Problem("revocations.topic", "is not a topic's name", "use letters, digits, . _ -"))
+    if topic and config.audit.kafka.bootstrap_servers is None:
+        found.append(
+            Problem("revocations.topic", "needs the connection of audit.kafka", "give audit.kafka, or remove it")
+        )
+    written = f"{config.audit.kafka.topic_prefix}.secrets"
+    if topic in (written, f"{written}.audit", f"{written}.notifications"):
+        found.append(Problem("revocations.topic", "is one that the sidecar writes", "use a topic of its own"))
+    token_file = config.ops.token_file
+    unreadable = _files({"ops.token_file": token_file})
+    if token_file is not None and not unreadable and len(token_file.read_bytes().strip()) < 16:
+        found.append(Problem("ops.token_file", "holds less than 16 bytes", "use a random text of at least 16 bytes"))
+    return found + unreadable
 
 
 def _check_audit(config: Config) -> list[Problem]:

@@ -208,6 +208,15 @@ class Identity(_Section):
     ]
 
 
+class Revocations(_Section):
+    """Grants taken back by messages in Kafka, on the connection of `audit.kafka`. See docs/how-to/revoke-access.md."""
+
+    topic: str = ""
+    """Read by every sidecar as a whole. Empty: none is read."""
+    max_silence_seconds: Annotated[int, Field(ge=5, le=86_400)] = 60
+    """So long without a sign of life from Kafka, readiness warns: what is revoked does not arrive."""
+
+
 class Scopes(_Section):
     """OAuth scopes: where enforced, scope and policy must both permit."""
 
@@ -333,6 +342,8 @@ class Ops(_Section):
     """An OpenTelemetry collector's base URL for OTLP over HTTP; empty: no traces."""
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the requests without a `traceparent` that begin a trace; the others follow their caller's `sampled`."""
+    token_file: Path | None = None
+    """Whoever has this token as Bearer may `POST /revalidate` from anywhere; without it, callers on loopback only."""
     debug: bool = True
     """`/debug/grants`, for callers on loopback only, whatever `address` is."""
 
@@ -362,6 +373,7 @@ class Config(_Section):
     scopes: Scopes = Scopes()
     authorization: Authorization = Authorization()
     grants: Grants = Grants()
+    revocations: Revocations = Revocations()
     anti_replay: AntiReplay = AntiReplay()
     audit: Audit = Audit()
     ops: Ops = Ops()

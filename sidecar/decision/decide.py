@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -18,7 +18,8 @@ import structlog
 from sidecar.caller.identity import BindingKind, Caller
 from sidecar.clock import Clock
 from sidecar.config import Config
-from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, grant_key
+from sidecar.decision.flight import Attributes, Flight, Mark, Waiter, fetched
+from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, claim_of, grant_key
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
 from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Verdict
 from sidecar.decision.question import question_of
@@ -27,11 +28,7 @@ from sidecar.decision.timed_table import TimedTable
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
 from sidecar.ops.tracing import TraceParent
-from sidecar.surface.operation import Operation, Purpose
-from sidecar.surface.secret_uri import SecretUri
-
-Attributes = Callable[[], Awaitable[Mapping[str, str]]]
-"""Fetches a resource's attributes (owner, created_by, created_at, custom metadata); called where the PDP is asked."""
+from sidecar.surface.operation import Operation
 
 MAX_FLIGHTS: Final = 1024
 """Different questions under way at once."""
@@ -40,16 +37,12 @@ MAX_ROUNDS_OUTDATED: Final = 8
 """How often a question is asked anew because policies changed while it was answered."""
 
 EMBEDDED_TIMEOUT_SECONDS: Final = 5.0
-ATTRIBUTES_TIMEOUT_SECONDS: Final = 1.0
 
 _NEGATIVE: Final = frozenset({Code.POLICY_DENIED, Code.OBLIGATION_UNMET})
 """Denials that are remembered: what policy says. Never an outage, never a step-up, which the caller can mend."""
 
 _TOKEN_REPLAYS: Final = metrics.REPLAYS.labels("token")
 _log = structlog.get_logger(__name__)
-
-Mark = tuple[str, str, Purpose, SecretUri]
-"""What a token may open once: issuer, jti, purpose, URI."""
 
 
 class Decider:
@@ -80,7 +73,7 @@ class Decider:
         self._grants = GrantTable(entries, clock)
         self._marks: TimedTable[Mark, Grant, Owner] = TimedTable(entries)
         self._denials: TimedTable[GrantKey, Refused, Owner] = TimedTable(entries)
-        self._flights: dict[GrantKey, _Flight] = {}
+        self._flights: dict[GrantKey, Flight] = {}
 
     @property
     def available(self) -> bool:
@@ -109,7 +102,7 @@ class Decider:
         if found is not None:
             grant, reservation = found
             return _permit(operation, caller, grant, reservation, hit=True)
-        waiter = _Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace)
+        waiter = Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace)
         self._refuse_known(waiter)
         return await self._wait(waiter)
 
@@ -123,16 +116,33 @@ class Decider:
             if flight.owner == (issuer, subject):
                 flight.outdated = True
 
-    def drop_all(self) -> None:
-        """Policies changed, or an operator says so: ends all grants and forgets denials; decisions under way are asked
-        anew. A token whose grant ends so, with uses left, may open it again: it was not the token that ended it."""
-        for mark, grant in self._marks.items():
-            if grant.left and self._grants.find(grant.key) is grant:
-                self._marks.discard(mark)
+    def drop_all(self) -> int:
+        """Policies changed, or an operator says so: `revoke` for everyone. How many grants ended."""
+        self._release_marks(lambda _claim: True)
+        ended = len(self._grants)
         self._grants.clear()
         self._denials.clear()
         for flight in self._flights.values():
             flight.outdated = True
+        return ended
+
+    def revoke(self, fits: Callable[[Claim], bool]) -> int:
+        """Ends grants that fit and forgets such denials; decisions under way are asked anew. How many grants ended."""
+        self._release_marks(fits)
+        ended = self._grants.drop_where(fits)
+        for key in self._denials:
+            if fits(claim_of(key)):
+                self._denials.discard(key)
+        for key, flight in self._flights.items():
+            if fits(claim_of(key)):
+                flight.outdated = True
+        return ended
+
+    def _release_marks(self, fits: Callable[[Claim], bool]) -> None:
+        """A token whose grant is taken back, with uses left, may open it again: it was not the token that ended it."""
+        for mark, grant in self._marks.items():
+            if grant.left and fits(grant.claim) and self._grants.find(grant.key) is grant:
+                self._marks.discard(mark)
 
     async def close(self) -> None:
         """Refuses whoever waits."""
@@ -201,7 +211,7 @@ class Decider:
             raise Refused(Code.TOKEN_INVALID, "The access token needs a jti here.")
         return True
 
-    def _refuse_known(self, waiter: _Waiter) -> None:
+    def _refuse_known(self, waiter: Waiter) -> None:
         """What is known without asking."""
         if waiter.operation.uses < 1:
             raise Refused(Code.MALFORMED_REQUEST, "The request holds nothing to do.")
@@ -218,7 +228,7 @@ class Decider:
                 refusal.remembered = True
             raise refusal
 
-    def _check_binding(self, waiter: _Waiter) -> None:
+    def _check_binding(self, waiter: Waiter) -> None:
         """A live grant under another binding belongs to somebody who showed another key: whoever comes with this one
         may be its thief. A token issued after that grant opened says that the application began anew."""
         if self._limits.on_binding_change != "deny":
@@ -231,19 +241,19 @@ class Decider:
         for grant in others:
             self._grants.drop(grant)
 
-    def _check_replay(self, waiter: _Waiter) -> None:
+    def _check_replay(self, waiter: Waiter) -> None:
         if waiter.per_grant and self._marks.get(waiter.mark, self._clock.elapsed()) is not None:
             _TOKEN_REPLAYS.inc()
             raise Refused(Code.TOKEN_REPLAYED, "The access token was used up for this.")
 
     # -- asking, once ----------------------------------------------------------------------------------------------
-    async def _wait(self, waiter: _Waiter) -> Permit:
+    async def _wait(self, waiter: Waiter) -> Permit:
         """Joins those who wait for the same decision. Cancelled, it leaves them alone and gives back what it got."""
         flight = self._flights.get(waiter.key)
         if flight is None:
             if len(self._flights) >= MAX_FLIGHTS:
                 raise Refused(Code.OVERLOADED, "Too many decisions are under way; try again.", headers=retry_after(1))
-            flight = self._flights[waiter.key] = _Flight(waiter.claim[:2])
+            flight = self._flights[waiter.key] = Flight(waiter.claim[:2])
             flight.waiters.append(waiter)
             flight.task = asyncio.create_task(self._fly(waiter.key, flight))
         else:
@@ -255,7 +265,7 @@ class Decider:
                 waiter.answer.result().reservation.refund()
             raise
 
-    async def _fly(self, key: GrantKey, flight: _Flight) -> None:
+    async def _fly(self, key: GrantKey, flight: Flight) -> None:
         """Asks, and serves whoever waits, until nobody does."""
         try:
             outdated = 0
@@ -281,8 +291,8 @@ class Decider:
         finally:
             del self._flights[key]
 
-    async def _ask(self, flight: _Flight, waiter: _Waiter) -> tuple[Verdict, float]:
-        attributes = await _fetched(waiter.attributes)
+    async def _ask(self, flight: Flight, waiter: Waiter) -> tuple[Verdict, float]:
+        attributes = await fetched(waiter.attributes)
         flight.blind = attributes is None
         question = question_of(
             waiter.caller,
@@ -297,14 +307,14 @@ class Decider:
         )
         return await self._access.ask(question)
 
-    def _refuse_all(self, flight: _Flight, refused: Refused) -> None:
+    def _refuse_all(self, flight: Flight, refused: Refused) -> None:
         if isinstance(refused, Denied):
             self._end_sessions(refused.verdict)
         self._remember(flight, refused)
         while (waiter := flight.next_waiter()) is not None:
             waiter.answer.set_exception(again(refused))
 
-    def _remember(self, flight: _Flight, refused: Refused) -> None:
+    def _remember(self, flight: Flight, refused: Refused) -> None:
         """The jitter keeps callers who were denied together from coming back together."""
         ttl = self._limits.negative_ttl_seconds
         if refused.code not in _NEGATIVE or not ttl or not flight.waiters or flight.blind:
@@ -315,7 +325,7 @@ class Decider:
         self._denials.put(flight.waiters[0].key, remembered, expires, flight.owner, now)
 
     # -- serving ---------------------------------------------------------------------------------------------------
-    def _serve(self, flight: _Flight, verdict: Verdict, answered: float) -> None:
+    def _serve(self, flight: Flight, verdict: Verdict, answered: float) -> None:
         """Hands the new grant's uses to those who wait, in the order they came. For whom they do not suffice, the PDP
         is asked again, unless the token may open no second grant. Runs without a pause."""
         first = flight.waiters[0]
@@ -353,7 +363,7 @@ class Decider:
                 if flight.owner[1] in ended:
                     flight.outdated = True
 
-    def _open(self, waiter: _Waiter, verdict: Verdict, answered: float) -> Grant:
+    def _open(self, waiter: Waiter, verdict: Verdict, answered: float) -> Grant:
         """Opens the grant of a permit, by the token of the first caller whose token may.
 
         Its life counts from the PDP's answer, and ends with the token's. What was checked before the PDP was asked is
@@ -388,46 +398,6 @@ class Decider:
         return grant
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """One request that waits for a decision."""
-
-    key: GrantKey
-    operation: Operation
-    caller: Caller
-    correlation_id: str
-    attributes: Attributes | None
-    per_grant: bool
-    trace: TraceParent | None = None
-    answer: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    @property
-    def claim(self) -> Claim:
-        return (self.caller.issuer, self.caller.subject, self.operation.purpose, self.operation.uri)
-
-    @property
-    def mark(self) -> Mark:
-        return (self.caller.issuer, self.caller.token_jti, self.operation.purpose, self.operation.uri)
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One question under way, and who waits for it."""
-
-    owner: Owner
-    waiters: deque[_Waiter] = field(default_factory=deque)
-    outdated: bool = False
-    blind: bool = False
-    """The resource's attributes could not be fetched for the question under way."""
-    task: asyncio.Task[None] | None = None
-
-    def next_waiter(self) -> _Waiter | None:
-        """The first who still waits."""
-        while self.waiters and self.waiters[0].answer.done():
-            self.waiters.popleft()
-        return self.waiters[0] if self.waiters else None
-
-
 def _said_once(refused: Denied) -> Denied:
     """A denial as it is repeated: its notifications were for the answer itself. Who asks again and again would have
     them published again and again."""
@@ -445,15 +415,3 @@ def _too_many_uses(operation: Operation, grant: Grant) -> Denied:
 
 def _permit(operation: Operation, caller: Caller, grant: Grant, reservation: UseReservation, *, hit: bool) -> Permit:
     return Permit(operation, caller, grant.verdict, GrantState(hit, grant.left, grant.expires_at), reservation)
-
-
-async def _fetched(attributes: Attributes | None) -> Mapping[str, str] | None:
-    """The resource's attributes; None where they cannot be fetched: then they are absent, not guessed."""
-    if attributes is None:
-        return {}
-    try:
-        async with asyncio.timeout(ATTRIBUTES_TIMEOUT_SECONDS):
-            return await attributes()
-    except Exception as error:  # noqa: BLE001 - whatever the source throws, the question goes out without them
-        _log.debug("attributes could not be fetched", error=type(error).__name__)
-        return None

@@ -7,8 +7,8 @@ taking them nothing else runs, so there are no locks. Nothing is shared between 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, cast
 
 from sidecar.caller.identity import Binding, Caller
 from sidecar.clock import Clock
@@ -58,6 +58,12 @@ def grant_key(operation: Operation, caller: Caller, tenant_id: str) -> GrantKey:
         json.dumps(caller.act, sort_keys=True) if caller.act else "",
         tenant_id,
     )
+
+
+def claim_of(key: GrantKey) -> Claim:
+    """The claim of whoever has this key."""
+    subject, uri, _, purpose, issuer, *_ = key
+    return cast("Claim", (issuer, subject, purpose, uri))
 
 
 class Grant:
@@ -224,6 +230,13 @@ class GrantTable:
         """Ends the grants of one issuer's subject."""
         for key in self._live.owned_by(owner):
             self._live.discard(key)
+
+    def drop_where(self, fits: Callable[[Claim], bool]) -> int:
+        """Ends the grants whose claim fits; how many. Looks at each, so it takes as long as the table is large."""
+        ended = [grant for claim, held in self._claims.items() if fits(claim) for grant in held]
+        for grant in ended:
+            self.drop(grant)
+        return len(ended)
 
     def forget_spent(self, grant: Grant) -> None:
         """Takes a used-up grant out, so that it holds no place."""

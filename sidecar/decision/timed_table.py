@@ -115,6 +115,10 @@ class TimedTable(Generic[K, V, OwnerT]):
         """Everyone who owns an entry."""
         return tuple(self._owned)
 
+    def __iter__(self) -> Iterator[K]:
+        """All keys, those of expired values that have not gone yet included. The table may change meanwhile."""
+        return iter(tuple(self._entries))
+
     def items(self) -> tuple[tuple[K, V], ...]:
         """All keys and values, expired ones that have not gone yet included."""
         return tuple((key, entry.value) for key, entry in self._entries.items())

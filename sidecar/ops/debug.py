@@ -24,7 +24,7 @@ def add_debug(app: web.Application, grants: Grants) -> None:
     """Serves `/debug/grants` (and `/debug`, the same): `?limit=N`, at most 1,000."""
 
     async def debug(request: web.Request) -> web.Response:
-        if not _from_loopback(request):
+        if not from_loopback(request):
             return _json(403, {"error": "for callers on loopback only"})
         text = request.query.get("limit", str(MAX_GRANTS))
         if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_GRANTS):
@@ -36,7 +36,7 @@ def add_debug(app: web.Application, grants: Grants) -> None:
     app.router.add_get("/debug/grants", debug, allow_head=False)
 
 
-def _from_loopback(request: web.Request) -> bool:
+def from_loopback(request: web.Request) -> bool:
     """By the connection's own address, and by the name that was asked for: a web page whose name was made to resolve
     to loopback comes from there too. No header can say otherwise."""
     peer: Any = request.transport.get_extra_info("peername") if request.transport is not None else None

@@ -24,6 +24,13 @@ GRANTS: Final = Counter(
 NEGATIVE_HITS: Final = Counter(
     "sidecar_negative_cache_hits", "Denials answered from the negative cache", registry=REGISTRY
 )
+REVOCATIONS: Final = Counter(
+    "sidecar_revocations", "Revocations applied: ops, kafka, signal, policy", ["source"], registry=REGISTRY
+)
+REVOCATIONS_MALFORMED: Final = Counter(
+    "sidecar_revocations_malformed", "Messages that were no revocation, each taken as one of all", registry=REGISTRY
+)
+GRANTS_REVOKED: Final = Counter("sidecar_grants_revoked", "Grants ended before their time", registry=REGISTRY)
 REPLAYS: Final = Counter("sidecar_replays", "Replays refused: proof or token", ["kind"], registry=REGISTRY)
 MOUNT_VIOLATIONS: Final = Counter(
     "sidecar_tenant_mount_violations", "Requests outside the tenant's mounts", registry=REGISTRY

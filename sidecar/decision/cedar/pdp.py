@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 class CedarPdp:
     """Decides by a folder of policies. `on_change` is called as soon as another set is in force."""
 
-    def __init__(self, config: Cedar, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(self, config: Cedar, on_change: Callable[[], object] | None = None) -> None:
         """Loads the set.
 
         Raises:

@@ -1,0 +1,60 @@
+"""How the sidecar connects to Kafka: one set of options for whatever it sends or reads."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Any, Final
+
+from cachetools import TTLCache
+
+from sidecar.config import Kafka
+
+_SAY_AGAIN_SECONDS: Final = 60.0
+
+
+class _NotTooOften(logging.Filter):
+    """aiokafka repeats itself several times a second while a broker or a topic is away; once a minute will do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: TTLCache[str, bool] = TTLCache(100, _SAY_AGAIN_SECONDS)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this was not said of late."""
+        message = record.getMessage()
+        if message in self._said:
+            return False
+        self._said[message] = True
+        return True
+
+
+for _part in ("client", "cluster", "conn", "producer.sender", "consumer.fetcher", "consumer.consumer"):
+    logging.getLogger(f"aiokafka.{_part}").addFilter(_NotTooOften())
+
+
+def connection(config: Kafka) -> dict[str, Any]:
+    """The options of aiokafka's clients, with credentials and certificates as they are now.
+
+    Raises:
+        OSError: a file that cannot be read; as `ssl.SSLError` one that is no certificate.
+    """
+    return {
+        "bootstrap_servers": config.bootstrap_servers,
+        "client_id": "openbao-sidecar",
+        "security_protocol": config.security_protocol,
+        "sasl_mechanism": config.sasl_mechanism or "PLAIN",
+        "sasl_plain_username": config.username,
+        "sasl_plain_password": config.password_file.read_text().rstrip("\r\n") if config.password_file else None,
+        "ssl_context": _ssl_context(config),
+    }
+
+
+def _ssl_context(config: Kafka) -> ssl.SSLContext | None:
+    """Verifies the broker's certificate and name; there is no switch that turns that off."""
+    if config.security_protocol not in ("SSL", "SASL_SSL"):
+        return None
+    context = ssl.create_default_context(cafile=config.ca_file)
+    if config.cert_file is not None:
+        context.load_cert_chain(config.cert_file, config.key_file)
+    return context
