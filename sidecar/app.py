@@ -50,6 +50,7 @@ from sidecar.surface.json_body import read_object
 from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
+from sidecar.upstream.lease_tokens import LeaseTokens
 from sidecar.upstream.logins import Logins
 from sidecar.upstream.release import Release
 
@@ -158,7 +159,17 @@ class Sidecar:
         logins = self._logins = Logins(config.upstream)
         await logins.start()
         stack.push_async_callback(logins.stop)
-        upstream = self._upstream = UpstreamClient(config.upstream, logins.requests)
+        ledger = Ledger(config.audit.spool_dir, self._salts()[-1], config.limits.max_leases)
+        leases = self._leases = LeaseBook(ledger, config.tenant.id or "", lambda: self._mounts.table, clock)
+        await leases.open()
+        stack.push_async_callback(leases.close)
+        tokens: LeaseTokens | None = None
+        if logins.own is not None and config.upstream.auth.mode == "broker":
+            tokens = LeaseTokens(logins.own, config.upstream.auth.lease_role, clock, leases.in_use)
+            stack.push_async_callback(tokens.hand_over)
+            self._background(tokens.keep())
+        self._lease_tokens = tokens
+        upstream = self._upstream = UpstreamClient(config.upstream, tokens or logins.requests)
         stack.push_async_callback(upstream.close)
         tls = config.upstream.tls
         files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
@@ -169,10 +180,6 @@ class Sidecar:
         self._background(mounts.keep_fresh())
 
         # The oldest salt, so that a rotation leaves the ledger readable until that salt is removed.
-        ledger = Ledger(config.audit.spool_dir, self._salts()[-1], config.limits.max_leases)
-        leases = self._leases = LeaseBook(ledger, config.tenant.id or "", lambda: mounts.table, clock)
-        await leases.open()
-        stack.push_async_callback(leases.close)
 
         authenticator = self._authenticator = Authenticator(config, clock, http)
         await authenticator.start()
@@ -210,6 +217,7 @@ class Sidecar:
             journal=journal,
             upstream=upstream,
             leases=leases,
+            lease_tokens=tokens,
             release=Release(logins),
             refs=self._refs,
             tenant_id=config.tenant.id or "",
@@ -374,6 +382,10 @@ class Sidecar:
                 warnings.append(self._cedar.problem)
             return Check(True, warning="; ".join(filter(None, warnings)))
 
+        def leases() -> Check:
+            problem = self._lease_tokens.problem if self._lease_tokens else ""
+            return Check(True, warning="; ".join(filter(None, (self._leases.warning, problem))))
+
         def listener() -> Check:
             warning = self._tls.problem if self._tls is not None else ""
             return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining", warning)
@@ -384,7 +396,7 @@ class Sidecar:
             "upstream": upstream,
             "keys": keys,
             "mounts": mounts,
-            "leases": lambda: Check(True, warning=self._leases.warning),
+            "leases": leases,
             "pdp": pdp,
         }
         if self._feed is not None:

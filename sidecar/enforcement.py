@@ -16,6 +16,7 @@ A stage that will not go on raises `Refused`; `_refuse` turns it into an answer 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -44,7 +45,8 @@ from sidecar.surface.shapes import looks_strange
 from sidecar.surface.vault_api import VaultApi
 from sidecar.trail import Stage, Trail
 from sidecar.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailure
-from sidecar.upstream.release import Release
+from sidecar.upstream.lease_tokens import LeaseTokens
+from sidecar.upstream.release import Release, shortened
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +76,7 @@ class Enforcement:
         journal: Journal,
         upstream: UpstreamClient,
         leases: LeaseBook,
+        lease_tokens: LeaseTokens | None,
         release: Release,
         refs: ResourceRefs,
         tenant_id: str,
@@ -90,6 +93,7 @@ class Enforcement:
         self._journal = journal
         self._upstream = upstream
         self._leases = leases
+        self._lease_tokens = lease_tokens
         self._release = release
         self._refs = refs
         self._tenant_id = tenant_id
@@ -221,13 +225,27 @@ class Enforcement:
             trail.upstream_request_id = answer.request_id
             self._note_version(operation, answer.status, body, trail)
             if answer.status < 300 and (operation.issues is not None or operation.holds):
-                held = await self._leases.note(operation, permit.caller, raw)
-                trail.lease_ref = self._refs.of_lease(held) if held else ""
+                body = await self._note_lease(permit, answer, body, trail)
             await self._write_outcome(permit, answer.status, trail)
             return Answer(answer.status, self._headers(answer.headers, trail), body)
         await self._mounts.confirm(trail.mounts, since=self._clock.elapsed())  # its shape cannot be looked at
         await self._write_outcome(permit, answer.status, trail)
         return Answer(answer.status, self._headers(answer.headers, trail), self._release.stream(answer), length)
+
+    async def _note_lease(self, permit: Permit, answer: UpstreamAnswer, body: bytes, trail: Trail) -> bytes:
+        """What was handed out gets its holder before it goes out; it is not said to last longer than its token."""
+        operation, tokens, seconds = permit.operation, self._lease_tokens, math.inf
+        accessor = ""
+        if tokens is not None and operation.purpose is Purpose.RENEW:
+            seconds = tokens.seconds_left(await self._leases.token_of(operation, permit.caller))
+        elif tokens is not None and answer.made_under is not None:
+            life = tokens.life(answer.made_under)
+            accessor, seconds = life if life is not None else ("", 0.0)
+        if seconds != math.inf and b'"lease_id":""' not in body and body:
+            body = shortened(body, int(seconds))
+        held = await self._leases.note(operation, permit.caller, body, accessor)
+        trail.lease_ref = self._refs.of_lease(held) if held else ""
+        return body
 
     @staticmethod
     def _note_version(operation: Operation, status: int, body: bytes, trail: Trail) -> None:

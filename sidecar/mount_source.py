@@ -58,6 +58,7 @@ class MountSource:
         self._began_at = -1.0
         self._seen_at = -1.0
         self._comparable = login is not None
+        self._disagreement = ""
         self.table = table_of(config, self._configured or ())
         self.problem = "" if login is not None else "without a login of its own the sidecar compares no mounts"
 
@@ -140,13 +141,16 @@ class MountSource:
         self._seen_at = began_at
 
     def _take(self, found: list[FoundMount]) -> None:
+        self.problem = self._disagreement
         if found == self._found:
             return
         configured, changed = self._configured, self._found is not None
         discovered = [Mount(mount.path, mount.engine, mount.namespace) for mount in found]
         mounts = discovered if configured is None else merge(configured, discovered)
         disagreeing = sum(mount.ambiguous for mount in mounts)
-        self.problem = f"{disagreeing} configured mounts disagree with OpenBao's" if disagreeing else ""
+        self.problem = self._disagreement = (
+            f"{disagreeing} configured mounts disagree with OpenBao's" if disagreeing else ""
+        )
         self.table = table_of(self._config, mounts)
         self._found = found
         if changed:

@@ -133,6 +133,10 @@ def _check_upstream(config: Config) -> list[Problem]:
     tls = upstream.tls
     if (tls.cert_file is None) != (tls.key_file is None):
         found.append(Problem("upstream.tls", "cert_file and key_file go together", "give both or neither"))
+    if auth.lease_role is not None and auth.mode != "broker":
+        found.append(
+            Problem("upstream.auth.lease_role", "leases belong to the caller's own token in this mode", "remove it")
+        )
     if upstream.has_own_login:
         needs: dict[str, dict[str, object]] = {
             "token": {"token": auth.token},

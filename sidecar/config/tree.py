@@ -80,6 +80,8 @@ class UpstreamAuth(_Section):
     jwt_file: Path | None = None
     mount: str | None = None
     """Mount of the auth method; its own name where absent. `exchange` logs callers in at `jwt` where absent."""
+    lease_role: str | None = None
+    """Token role under whose orphan, periodic token leases are made, so that they outlive the broker's own login."""
 
 
 class Upstream(_Section):

@@ -22,7 +22,7 @@ from sidecar.leases import answer as answers
 from sidecar.leases.ledger import Held, Ledger
 from sidecar.surface.leases import not_held
 from sidecar.surface.mounts import MountTable
-from sidecar.surface.operation import Operation, Purpose
+from sidecar.surface.operation import Issue, Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri, parse
 from sidecar.upstream.failure import untrustworthy
 
@@ -87,8 +87,13 @@ class LeaseBook:
                 headers=_RETRY_AFTER,
             )
 
-    async def note(self, operation: Operation, caller: Caller, raw: bytes) -> str:
-        """After OpenBao has done it, before its answer is released: what was issued has its holder, durably. Returns
+    async def in_use(self) -> dict[str, float]:
+        """The accessors of tokens that leases live under, and when the last of each ends. Raises `Refused`."""
+        return await self._durably(lambda: self._ledger.tokens(self._clock.wall()))
+
+    async def note(self, operation: Operation, caller: Caller, raw: bytes, token: str = "") -> str:
+        """After OpenBao has done it, before its answer is released: what was issued has its holder, durably. `token` is
+        the accessor of the token that it was done under. Returns
         the name of what was issued or acted on, empty for nothing. Raises `Refused`: UPSTREAM_ERROR,
         AUDIT_UNAVAILABLE."""
         holder, now = self._holder(caller), self._clock.wall()
@@ -100,7 +105,8 @@ class LeaseBook:
         except ValueError as error:
             raise untrustworthy(str(error)) from None
         for name, seconds in issued:
-            entry = Held(str(operation.uri), "", now + seconds)
+            lease = name.startswith(Issue.LEASE)
+            entry = Held(str(operation.uri), token if lease else "", now + seconds)
             await self._durably(lambda name=name, entry=entry: self._ledger.add(name, holder, entry))  # type: ignore[misc]
         self._entries += len(issued)
         return issued[0].held if issued else ""
@@ -118,6 +124,12 @@ class LeaseBook:
             # It stays the holder's, who may ask twice; no token need live for it.
             held = replace(held, token="")
         await self._durably(lambda: self._ledger.add(operation.holds, holder, held))
+
+    async def token_of(self, operation: Operation, caller: Caller) -> str:
+        """The accessor of the token that a lease was made under; empty where it is not known. Raises `Refused`."""
+        holder, now = self._holder(caller), self._clock.wall()
+        held = await self._durably(lambda: self._ledger.find(operation.holds, holder, now))
+        return held.token if held is not None else ""
 
     def _holder(self, caller: Caller) -> bytes:
         return self._ledger.holder(self._tenant_id, caller.issuer, caller.subject)

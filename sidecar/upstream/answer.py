@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from sidecar.caller.identity import Credential
 from sidecar.errors import Code
 from sidecar.upstream.failure import UpstreamFailure, untrustworthy
 from sidecar.upstream.headers import RELEASED
@@ -27,7 +28,16 @@ class UpstreamAnswer:
     body that was not taken to its end leaves a connection that is never used again.
     """
 
-    __slots__ = ("_body", "_response", "content_length", "duration_seconds", "headers", "secrets", "status")
+    __slots__ = (
+        "_body",
+        "_response",
+        "content_length",
+        "duration_seconds",
+        "headers",
+        "made_under",
+        "secrets",
+        "status",
+    )
 
     def __init__(
         self, response: aiohttp.ClientResponse, duration_seconds: float, secrets: tuple[bytes, ...] = ()
@@ -37,6 +47,7 @@ class UpstreamAnswer:
         self._body: bytes | None = None
         self.duration_seconds = duration_seconds
         self.secrets = secrets
+        self.made_under: Credential | None = None
         self.status = response.status
         try:
             self.content_length = _body_length(response.status, response.headers)

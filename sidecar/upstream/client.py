@@ -78,6 +78,7 @@ class UpstreamClient:
         if traceparent is not None:
             headers["traceparent"] = traceparent
         answer = await self._exchange(permit.operation.upstream, headers, shown.secrets)
+        answer.made_under = shown.credential
         if answer.status == 403 and not await self._token_still_good(answer, permit, shown.credential):
             # OpenBao looked at the token and went no further. The caller did nothing wrong and may ask again.
             raise unavailable("the login to OpenBao has ended, it is being made again")

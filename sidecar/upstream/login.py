@@ -71,6 +71,7 @@ class BrokerLogin:
         self._signature: object = None
         self._failures = 0
         self._recent: deque[Session] = deque(maxlen=_REMEMBERED)
+        self._further: set[str] = set()
         self.own_secrets = OwnSecrets()
         self.problem = "not logged in yet"
 
@@ -142,6 +143,34 @@ class BrokerLogin:
         if isinstance(self._method, CertMethod):
             self._login_at = 0.0
             self._wake.set()
+
+    # -- for what lives under the token ------------------------------------------------------------------------------
+    @property
+    def accessor(self) -> str:
+        """The accessor of the token in use; empty where there is none."""
+        return self._session.accessor if self._session is not None else ""
+
+    @property
+    def seconds_left(self) -> float:
+        """For how long the token in use will surely live; infinite where it is periodic and so kept for ever."""
+        session = self._session
+        if session is None:
+            return 0.0
+        return math.inf if session.periodic else max(0.0, self._ends_at - self._clock.elapsed())
+
+    def life(self, used: Credential) -> tuple[str, float] | None:
+        """Accessor and seconds left of a token that was shown; None where it is in use no more."""
+        session = self._session
+        if session is None or session.credential is not used:
+            return None
+        return session.accessor, self.seconds_left
+
+    def keep_in(self, secret: str) -> None:
+        """A further text that must never leave: of a token that was made under this one."""
+        if secret not in self._further:
+            self._further.add(secret)
+            register_secret(secret)
+            self._gather()
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
     async def _keep(self) -> None:
@@ -262,4 +291,9 @@ class BrokerLogin:
         texts = [text for each in self._recent for text in (each.credential.reveal(), each.accessor)]
         for text in texts:
             register_secret(text)
-        self.own_secrets = OwnSecrets(dict.fromkeys(text.encode() for text in texts if len(text) >= SHORTEST_TOKEN))
+        self._gather()
+
+    def _gather(self) -> None:
+        recent = (text for each in self._recent for text in (each.credential.reveal(), each.accessor))
+        texts = dict.fromkeys((*recent, *self._further))
+        self.own_secrets = OwnSecrets(text.encode() for text in texts if len(text) >= SHORTEST_TOKEN)

@@ -13,7 +13,7 @@ leased under it ends with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -36,6 +36,8 @@ class Session:
     accessor: str = field(repr=False)
     ttl: float | None
     renewable: bool
+    periodic: bool = False
+    """Whether it can be renewed for ever."""
 
 
 class Method(Protocol):
@@ -161,16 +163,16 @@ def look_up(client: Any, token: Credential) -> Session:
         raise DeniedError("the token has a limited number of uses, which looking after it would spend")
     ttl = _seconds(data["ttl"])
     endless = data["expire_time"] is None and ttl == 0
-    return Session(token, _text(data.get("accessor") or ""), None if endless else ttl, data["renewable"] is True)
+    periodic = bool(data.get("period")) and not data.get("explicit_max_ttl")
+    accessor = _text(data.get("accessor") or "")
+    return Session(token, accessor, None if endless else ttl, data["renewable"] is True, periodic)
 
 
 def renew(client: Any, session: Session) -> Session:
     """The same token with a new ttl."""
     client.token = session.credential.reveal()
     auth = client.auth.token.renew_self()["auth"]
-    return Session(
-        session.credential, session.accessor, _seconds(auth["lease_duration"]), auth.get("renewable") is True
-    )
+    return replace(session, ttl=_seconds(auth["lease_duration"]), renewable=auth.get("renewable") is True)
 
 
 def revoke(client: Any, token: Credential) -> None:

@@ -83,6 +83,18 @@ class Release:
             yield held
 
 
+def shortened(raw: bytes, seconds: int) -> bytes:
+    """An answer with a lease, told to last no longer than this. All else keeps its exact bytes. Raises `Refused`."""
+    try:
+        text = raw.decode()
+        lasts = _the_only(_top(text), "lease_duration")
+        if int(text[lasts.value : lasts.end]) <= seconds:
+            return raw
+    except (ValueError, RecursionError):
+        raise untrustworthy("an answer whose lease cannot be told") from None
+    return f"{text[: lasts.value]}{seconds}{text[lasts.end :]}".encode()
+
+
 def _held_back() -> Refused:
     return untrustworthy("the answer holds something of the sidecar's own login; it was held back")
 
