@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import uvloop
 import yaml
 from rich.console import Console
 from rich.table import Table
 
+from bench.journal import RATE, journal_bench
 from bench.load import write_requests
 from bench.micro import micro
 from sidecar.client.key import DPoPKey
@@ -243,6 +245,10 @@ def main() -> None:
     small = micro()
     for name, cost in small.items():
         console.print(f"  {name:44} {cost:7.1f} µs")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        journal = runner.run(journal_bench())
+    for name, figure in journal.items():
+        console.print(f"  audit, open load of {RATE:,} records a second with fsync: {name:24} {figure:8.1f}")
     result = asyncio.run(_bench(console))
     _table(console, result)
     RESULTS.mkdir(exist_ok=True)
@@ -252,6 +258,7 @@ def main() -> None:
         "load": {"connections": CONNECTIONS, "rounds": ROUNDS, "seconds": SECONDS},
         "targets": result,
         "micro_us": small,
+        "audit_journal": journal,
     }
     (RESULTS / "latest.json").write_text(json.dumps(document, indent=2) + "\n")
     console.print(f"written: {RESULTS.name}/latest.json")
