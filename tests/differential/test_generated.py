@@ -34,6 +34,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[D
 
 
 @pytest.mark.real
+@pytest.mark.timeout(600)  # four thousand exchanges, one after the other
 def test_every_generated_request_is_refused_or_executed_exactly_as_authorised_and_recorded(desk: Desk) -> None:
     generator = Generator(SEED, desk.token)
     statuses: Counter[int] = Counter()
