@@ -24,12 +24,16 @@ from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Checkpoint, Config, salts_of, split_address
 from sidecar.decision.authzen import AuthzenPdp
+from sidecar.decision.candidate import Candidate
 from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
+from sidecar.decision.observed import Difference
 from sidecar.decision.permit import Pdp
+from sidecar.decision.recording import Recorder
 from sidecar.decision.revocation import EVERYTHING
 from sidecar.decision.revocation import parse as parse_revocation
+from sidecar.difference import difference_record
 from sidecar.door.server import Door
 from sidecar.door.tls import ListenerTls
 from sidecar.enforcement import Enforcement
@@ -111,6 +115,8 @@ class Sidecar:
         self._is_serving = False
         self._shipper: KafkaShipper | None = None
         self._tls: ListenerTls | None = None
+        self._candidate: Candidate | None = None
+        self._recorder: Recorder | None = None
         self._cedar: CedarPdp | None = None
         self._authzen: AuthzenPdp | None = None
         self._feed: RevocationFeed | None = None
@@ -198,6 +204,7 @@ class Sidecar:
         if self._cedar is not None:
             self._cedar.on_change = self._revocations.policies_changed
             self._background(self._cedar.watch())
+        await self._start_observers()
 
         self._attributes = ResourceAttributes(
             config.authorization.attributes,
@@ -275,10 +282,43 @@ class Sidecar:
         self._refs.use(self._salts())
 
     def _needs_attributes(self) -> bool:
-        """Whether the PDP looks at what a secret's metadata says. A remote one is told, since nobody knows."""
+        """Whether the PDP looks at what a secret's metadata says, or whoever is told of its decisions. A remote one is
+        told, since nobody knows."""
         if self._config.authorization.attributes.fetch == "off":
             return False
-        return self._authzen is not None or (self._cedar is not None and self._cedar.reads_metadata)
+        if self._authzen is not None or (self._cedar is not None and self._cedar.reads_metadata):
+            return True
+        return self._recorder is not None or (self._candidate is not None and self._candidate.reads_metadata)
+
+    async def _start_observers(self) -> None:
+        """Whoever looks on: a candidate with connections of its own, a recording."""
+        config, candidate = self._config, self._config.authorization.candidate
+        if config.authorization.recordings.file is not None:
+            recordings = config.authorization.recordings
+            self._recorder = Recorder(config.authorization.recordings.file, recordings.max_mib * 2**20)
+            self._decider.on_decision.append(self._recorder.offer)
+            self._background(self._recorder.run())
+        if candidate.pdp is None:
+            return
+        http = await self._stack.enter_async_context(
+            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        )
+
+        async def build() -> Pdp:
+            if candidate.pdp == "cedar":
+                return await asyncio.to_thread(CedarPdp, candidate.cedar, is_candidate=True)
+            remote = AuthzenPdp(candidate.authzen, http, self._clock)
+            await remote.discover()
+            return remote
+
+        async def record(difference: Difference) -> None:
+            status = self._journal.status()
+            if status.spool_bytes < status.max_spool_bytes // 2:  # room in the journal is for what happened
+                await self._journal.append(difference_record(difference, self._refs, config.tenant.id or ""))
+
+        self._candidate = Candidate(candidate, build, self._decider.terms, record)
+        self._decider.on_decision.append(self._candidate.offer)
+        self._background(self._candidate.run())
 
     async def reload(self) -> None:
         """SIGHUP: policies, issuers' keys, certificates, salts. What cannot be read leaves the old in force."""
@@ -288,6 +328,8 @@ class Sidecar:
             "mounts": self._mounts.refresh,
             "salts": self._reload_salts,
         }
+        if self._candidate is not None:
+            steps["candidate"] = self._candidate.reload
         if self._authzen is not None:
             steps["PDP certificates"] = self._authzen.reload
         if self._tls is not None:
@@ -380,6 +422,8 @@ class Sidecar:
             warnings = ["" if self._decider.available else "the PDP does not answer"]
             if self._cedar is not None:
                 warnings.append(self._cedar.problem)
+            warnings.append(self._candidate.warning if self._candidate is not None else "")
+            warnings.append(self._recorder.problem if self._recorder is not None else "")
             return Check(True, warning="; ".join(filter(None, warnings)))
 
         def leases() -> Check:

@@ -105,14 +105,21 @@ def check(config: ConfigFile) -> None:
 
 def _policy_warnings(config: Config) -> list[str]:
     """Loads the policy set as `serve` would: a set that cannot be loaded makes the configuration invalid."""
-    if not config.authorization.enabled or config.authorization.pdp != "cedar":
+    if not config.authorization.enabled:
         return []
     from sidecar.decision.cedar import CedarPdp, PolicyError
 
+    key = "authorization"
+    warnings: list[str] = []
     try:
-        return list(CedarPdp(config.authorization.cedar).warnings)
+        if config.authorization.pdp == "cedar":
+            warnings += CedarPdp(config.authorization.cedar).warnings
+        key = "authorization.candidate"
+        if config.authorization.candidate.pdp == "cedar":
+            warnings += [f"candidate: {one}" for one in CedarPdp(config.authorization.candidate.cedar).warnings]
     except PolicyError as error:
-        _fail(f"authorization.cedar.policies: {error}", EXIT_USAGE)
+        _fail(f"{key}.cedar.policies: {error}", EXIT_USAGE)
+    return warnings
 
 
 # -- explain -------------------------------------------------------------------------------------------------------
@@ -217,6 +224,31 @@ def policy_test(
         _fail(str(error), EXIT_USAGE)
     _print_json(result)
     raise typer.Exit(0 if result.get("effect") == "permit" else EXIT_REFUSED)
+
+
+@policy.command("diff")
+def policy_diff(
+    recordings: Annotated[
+        list[Path], typer.Argument(help="Files of `authorization.recordings`.", exists=True, dir_okay=False)
+    ],
+    config: ConfigFile,
+    candidate: Annotated[
+        Path | None,
+        typer.Option(help="A folder of Cedar policies, in place of authorization.candidate.", file_okay=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The differences as JSON.")] = False,
+) -> None:
+    """Put recorded decisions before a candidate: what it would decide otherwise.
+
+    Exit 0 where nothing differs, 1 where something does or an answer did not come, 2 for what cannot be replayed.
+    """
+    from sidecar.policy import commands
+
+    try:
+        code = commands.diff(_load(config), recordings, sys.stdout, candidate=candidate, as_json=as_json)
+    except commands.UsageError as error:
+        _fail(str(error), EXIT_USAGE)
+    raise typer.Exit(code)
 
 
 # -- audit ---------------------------------------------------------------------------------------------------------

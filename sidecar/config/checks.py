@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sidecar.config.problems import Problem
 from sidecar.config.salts import salts_in
-from sidecar.config.tree import Config, Environment, Issuer, is_trust_domain
+from sidecar.config.tree import Authzen, Cedar, Config, Environment, Issuer, is_trust_domain
 
 
 def cross_checks(config: Config) -> list[Problem]:
@@ -342,25 +342,31 @@ def _check_authorization(config: Config) -> list[Problem]:
         )
     if not authorization.enabled:
         return found
-    if authorization.pdp == "cedar":
-        policies = authorization.cedar.policies
+    found += _check_pdp("authorization", authorization.pdp, authorization.cedar, authorization.authzen, config)
+    candidate, recordings = authorization.candidate, authorization.recordings
+    if candidate.pdp is not None:
+        found += _check_pdp("authorization.candidate", candidate.pdp, candidate.cedar, candidate.authzen, config)
+    if recordings.file is not None and not recordings.file.parent.is_dir():
+        found.append(Problem("authorization.recordings.file", "its folder does not exist", "create it"))
+    return found
+
+
+def _check_pdp(key: str, kind: str, cedar: Cedar, authzen: Authzen, config: Config) -> list[Problem]:
+    found: list[Problem] = []
+    if kind == "cedar":
+        policies = cedar.policies
         if policies is None:
-            found.append(Problem("authorization.cedar.policies", "is missing", "name the folder of *.cedar files"))
+            found.append(Problem(f"{key}.cedar.policies", "is missing", "name the folder of *.cedar files"))
         elif not policies.is_dir():
-            found.append(Problem("authorization.cedar.policies", f"{policies} is not a folder", "create it"))
-        found += _files(
-            {
-                "authorization.cedar.schema": authorization.cedar.schema_,
-                "authorization.cedar.entities": authorization.cedar.entities,
-            }
-        )
-    elif authorization.authzen.url is None:
-        found.append(Problem("authorization.authzen.url", "is missing", "give the PDP's URL"))
+            found.append(Problem(f"{key}.cedar.policies", f"{policies} is not a folder", "create it"))
+        found += _files({f"{key}.cedar.schema": cedar.schema_, f"{key}.cedar.entities": cedar.entities})
+    elif authzen.url is None:
+        found.append(Problem(f"{key}.authzen.url", "is missing", "give the PDP's URL"))
     else:
-        found += _check_url("authorization.authzen.url", authorization.authzen.url, config)
-        if not _is_json_pointer(authorization.authzen.obligations):
+        found += _check_url(f"{key}.authzen.url", authzen.url, config)
+        if not _is_json_pointer(authzen.obligations):
             found.append(
-                Problem("authorization.authzen.obligations", "is not a JSON pointer (RFC 6901)", "write /obligations")
+                Problem(f"{key}.authzen.obligations", "is not a JSON pointer (RFC 6901)", "write /obligations")
             )
     return found
 

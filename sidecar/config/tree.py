@@ -261,6 +261,25 @@ class Attributes(_Section):
     max_entries: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
+class Candidate(_Section):
+    """A second PDP, asked what the one in force was asked and never obeyed; differences are recorded."""
+
+    pdp: Literal["cedar", "authzen"] | None = None
+    cedar: Cedar = Cedar.model_validate({})
+    authzen: Authzen = Authzen()
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Decisions that wait to be compared; what comes beyond is dropped and counted."""
+    max_concurrent: Annotated[int, Field(ge=1, le=64)] = 4
+    timeout_ms: Positive = 1000
+
+
+class Recordings(_Section):
+    """Decisions written down for `sidecar policy diff`. Sensitive: the file holds paths and attributes of secrets."""
+
+    file: Path | None = None
+    max_mib: Annotated[int, Field(ge=2, le=1024)] = 16
+
+
 class Authorization(_Section):
     """Which PDP decides."""
 
@@ -269,6 +288,8 @@ class Authorization(_Section):
     cedar: Cedar = Cedar.model_validate({})
     authzen: Authzen = Authzen()
     attributes: Attributes = Attributes()
+    candidate: Candidate = Candidate()
+    recordings: Recordings = Recordings()
 
 
 class Grants(_Section):

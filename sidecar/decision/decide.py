@@ -20,6 +20,7 @@ from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.decision.flight import Attributes, Flight, Mark, Waiter, fetched
 from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, claim_of, grant_key
+from sidecar.decision.observed import Decision
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
 from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Verdict
 from sidecar.decision.question import question_of
@@ -74,6 +75,13 @@ class Decider:
         self._marks: TimedTable[Mark, Grant, Owner] = TimedTable(entries)
         self._denials: TimedTable[GrantKey, Refused, Owner] = TimedTable(entries)
         self._flights: dict[GrantKey, Flight] = {}
+        self.on_decision: list[Callable[[Decision], None]] = []
+        """Called with each decision of the PDP. They neither wait nor raise."""
+
+    @property
+    def terms(self) -> Terms:
+        """What verdicts come to here."""
+        return self._terms
 
     @property
     def available(self) -> bool:
@@ -279,7 +287,9 @@ class Decider:
                     refused = refusal
                 if flight.outdated and outdated < MAX_ROUNDS_OUTDATED:
                     outdated += 1
-                elif refused is not None or flight.outdated or verdict is None:
+                    continue
+                self._tell(flight, verdict, refused)
+                if refused is not None or flight.outdated or verdict is None:
                     self._refuse_all(flight, refused or no_answer("policies change faster than they answer"))
                 else:
                     self._serve(flight, verdict, answered)
@@ -305,7 +315,25 @@ class Decider:
             attributes_unavailable=flight.blind,
             trace=waiter.trace,
         )
+        waiter.question = question
         return await self._access.ask(question)
+
+    def _tell(self, flight: Flight, verdict: Verdict | None, refused: Refused | None) -> None:
+        """Tells whoever looks on what was decided; an outage is no decision."""
+        waiter = flight.waiters[0]
+        if not self.on_decision or flight.outdated or waiter.question is None:
+            return
+        wall = self._clock.wall()
+        if verdict is not None:
+            refused = self._terms.refusal(verdict, waiter.operation, waiter.caller, wall)
+        elif isinstance(refused, Denied):
+            verdict = refused.verdict
+        else:
+            return
+        code = str(refused.code) if refused is not None else ""
+        question, what, who = waiter.question, waiter.operation, waiter.caller
+        for told in self.on_decision:
+            told(Decision(question, what, who, verdict, code, wall, waiter.correlation_id))
 
     def _refuse_all(self, flight: Flight, refused: Refused) -> None:
         if isinstance(refused, Denied):

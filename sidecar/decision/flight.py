@@ -12,7 +12,7 @@ import structlog
 
 from sidecar.caller.identity import Caller
 from sidecar.decision.grants import Claim, GrantKey, Owner
-from sidecar.decision.permit import Permit
+from sidecar.decision.permit import Permit, Question
 from sidecar.ops.tracing import TraceParent
 from sidecar.surface.operation import Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri
@@ -39,6 +39,7 @@ class Waiter:
     attributes: Attributes | None
     per_grant: bool
     trace: TraceParent | None = None
+    question: Question | None = None
     answer: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

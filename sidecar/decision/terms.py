@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.decision.obligations import unmeetable
@@ -38,6 +40,11 @@ class Terms:
         if not unmet and caller.subject in obligations.terminate_sessions:
             unmet = "`session_termination` of the caller that is permitted"
         return obligation_unmet(verdict, unmet) if unmet else None
+
+    def effective(self, obligations: Obligations) -> Obligations:
+        """With the defaults and bounds under which they take effect."""
+        ttl = min(obligations.ttl_seconds or self._grants.default_ttl_seconds, self._grants.max_ttl_seconds)
+        return dataclasses.replace(obligations, ttl_seconds=ttl, max_uses=self.max_uses(obligations))
 
     def max_uses(self, obligations: Obligations) -> int:
         """The uses of a grant."""

@@ -62,6 +62,15 @@ POLICY_LOADS: Final = Counter(
 POLICIES_REFUSED: Final = Gauge(
     "sidecar_policies_refused", "1 while the folder's newest state is not the set in force", registry=REGISTRY
 )
+CANDIDATE: Final = Counter(
+    "sidecar_candidate_decisions",
+    "Decisions put before the candidate: same, would_permit, would_deny, other_obligations, error, dropped",
+    ["result"],
+    registry=REGISTRY,
+)
+RECORDINGS: Final = Counter(
+    "sidecar_decision_recordings", "Decisions recorded for a replay: written, or dropped", ["result"], registry=REGISTRY
+)
 UPSTREAM_SECONDS: Final = Histogram(
     "sidecar_upstream_seconds", "Time to OpenBao's head", ["operation"], buckets=_SLOW, registry=REGISTRY
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from sidecar.config import Config
 from sidecar.decision.cedar import PolicyError
 from sidecar.errors import Code, Refused
 from sidecar.mount_source import table_for_commands
+from sidecar.policy import diff as diffing
 from sidecar.policy import report
 from sidecar.policy.cases import CasesError, read_cases
 from sidecar.policy.trial import ask, caller_of, open_pdp, operation_of
@@ -93,3 +95,34 @@ async def _results(config: Config, path: Path) -> list[report.Result]:
     cases = read_cases(path, config, await table_for_commands(config))
     async with open_pdp(authorization.pdp, authorization.cedar, authorization.authzen) as pdp:
         return await report.run_cases(config, pdp, cases)
+
+
+def diff(
+    config: Config, paths: Sequence[Path], out: TextIO, *, candidate: Path | None = None, as_json: bool = False
+) -> int:
+    """Replays recordings against the configured candidate, or a folder of policies. Exit 0 where nothing differs.
+
+    Raises:
+        UsageError: where there is no candidate, or no recording.
+    """
+    try:
+        result = asyncio.run(_replayed(config, paths, candidate))
+    except PolicyError as error:
+        raise UsageError(f"the candidate's policies: {error}") from error
+    except diffing.RecordingError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    out.write((json.dumps(result.json(), indent=2, ensure_ascii=False) if as_json else diffing.table(result)) + "\n")
+    return 1 if result.found or result.unanswered else 0
+
+
+async def _replayed(config: Config, paths: Sequence[Path], folder: Path | None) -> diffing.Replay:
+    named = config.authorization.candidate
+    kind, cedar = named.pdp, named.cedar
+    if folder is not None:
+        kind, cedar = "cedar", config.authorization.cedar.model_copy(update={"policies": folder})
+    if kind is None:
+        raise UsageError("there is no candidate: configure authorization.candidate, or give --candidate FOLDER")
+    async with open_pdp(kind, cedar, named.authzen) as pdp:
+        return await diffing.replay(config, pdp, paths)

@@ -22,6 +22,7 @@ from sidecar.surface.operation import Purpose
         (False, "SECRET_PERMIT", "outcome", "execute", "transit.encrypt"),
         (False, "SECRET_DENY", "outcome", "delete", "kv2.delete"),
         (False, "AUDIT_START", None, None, None),
+        (False, "POLICY_DIFFERENCE", None, "write", "kv2.write"),
     ],
 )
 def test_mutations_are_told_by_what_was_done(

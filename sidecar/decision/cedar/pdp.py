@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 import structlog
 from cedarpy import AuthzResult, Decision, Entities, is_authorized
+from prometheus_client import Counter
 
 from sidecar.config.tree import Cedar
 from sidecar.decision import obligations
@@ -40,14 +41,17 @@ _log = structlog.get_logger(__name__)
 class CedarPdp:
     """Decides by a folder of policies. `on_change` is called as soon as another set is in force."""
 
-    def __init__(self, config: Cedar, on_change: Callable[[], object] | None = None) -> None:
-        """Loads the set.
+    def __init__(
+        self, config: Cedar, on_change: Callable[[], object] | None = None, *, is_candidate: bool = False
+    ) -> None:
+        """Loads the set. A candidate's readings are not counted as those of the set in force.
 
         Raises:
             PolicyError: with every problem found, each with file and line.
         """
         self._config = config
         self.on_change = on_change
+        self._is_candidate = is_candidate
         self._set = load(source.read(config))
         self._refused: source.Fingerprint | None = None
         self.problem = ""
@@ -128,18 +132,23 @@ class CedarPdp:
             try:
                 loaded = await asyncio.to_thread(_load, self._config)
             except PolicyError as error:
-                _REFUSED.inc()
+                self._count(_REFUSED)
                 self.problem = f"policies refused, the set in force stays: {error}"[:1000]
                 raise
-            _TAKEN.inc()
+            self._count(_TAKEN)
             self.problem = ""
             changed = loaded.version != self._set.version
             self._set = loaded
             if changed and self.on_change is not None:
                 self.on_change()
         if changed:
-            _log.info("policies in force", policy_version=loaded.version, policies=loaded.size)
+            which = "the candidate's policies" if self._is_candidate else "policies in force"
+            _log.info(which, policy_version=loaded.version, policies=loaded.size)
         return changed
+
+    def _count(self, counter: Counter) -> None:
+        if not self._is_candidate:
+            counter.inc()
 
     async def watch(self, interval_seconds: float = WATCH_SECONDS) -> None:
         """Takes changes of the folder as they come, until cancelled.
