@@ -42,6 +42,7 @@ from sidecar.resource_attributes import ResourceAttributes
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
 from sidecar.surface.shapes import looks_strange
+from sidecar.surface.token_calls import REVOKE_SELF, TokenCall
 from sidecar.surface.vault_api import VaultApi
 from sidecar.trail import Stage, Trail
 from sidecar.upstream.client import UpstreamAnswer, UpstreamClient, UpstreamFailure
@@ -125,21 +126,25 @@ class Enforcement:
         self._authenticator.check_origin(head)
         trail.stage = Stage.SURFACE
         trail.came_at, trail.mounts = self._clock.elapsed(), self._api.mounts
-        route = self._api.route(head)
+        route = self._api.token_call(head) or self._api.route(head)
         if isinstance(route, LocalAnswer):
             trail.local = f"local.{route.kind}"
             if route.kind in UNAUTHENTICATED:
                 return await self._answer_public(route, trail)
+        elif isinstance(route, TokenCall):
+            trail.local = route.name
         else:
             trail.named = route.named
         trail.stage = Stage.CALLER
         caller = trail.caller = await self._authenticator.authenticate(
-            head, inbound.peer, spend=not isinstance(route, LocalAnswer)
+            head, inbound.peer, spend=not isinstance(route, LocalAnswer | TokenCall)
         )
         trail.stage = Stage.SURFACE
         body = await inbound.body(self._max_body_bytes) if head.has_body else b""
         if isinstance(route, LocalAnswer):
             return await self._answer_locally(route, caller, trail)
+        if isinstance(route, TokenCall):
+            return await self._about_token(route, body, caller, trail)
         operation = trail.operation = route.operation(body)
         trail.stage = Stage.GUARD
         if operation.holds:
@@ -301,6 +306,33 @@ class Enforcement:
         if route.kind is LocalAnswerKind.REVOKE_SELF:
             self._decider.drop_subject(caller.issuer, caller.subject)
         return Answer(status, self._headers({}, trail), body)
+
+    async def _about_token(self, call: TokenCall, body: bytes, caller: Caller, trail: Trail) -> Answer:
+        """In passthrough mode: OpenBao's answer to a caller about its own token. It is written down as any other call
+        is, before where it changes something; the PDP is not asked, since it is about no secret."""
+        request = call.request(body)
+        trail.stage = Stage.UPSTREAM
+        token = caller.brought_token() if call.with_token else None
+        if call.mutation:
+            await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
+        try:
+            answer = await self._upstream.token_call(request, token)
+            raw = self._release.own(await answer.read(WHOLE_BYTES))
+        except UpstreamFailure as failure:
+            trail.forwarded = failure.sent
+            raise
+        except asyncio.CancelledError:
+            if call.mutation:
+                await self._write_down(trail, Event.SECRET_ERROR, Effect.ERROR, Phase.OUTCOME, Code.UPSTREAM_TIMEOUT)
+            raise
+        trail.forwarded, trail.upstream_status = True, answer.status
+        trail.upstream_seconds, trail.upstream_request_id = answer.duration_seconds, answer.request_id
+        failed = answer.status >= 500
+        event, effect = (Event.SECRET_ERROR, Effect.ERROR) if failed else (Event.SECRET_PERMIT, Effect.PERMIT)
+        await self._write_down(trail, event, effect, Phase.OUTCOME)
+        if call.name == REVOKE_SELF and answer.status < 300:
+            self._decider.drop_subject(caller.issuer, caller.subject)
+        return Answer(answer.status, self._headers(answer.headers, trail), raw)
 
     async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
         """The one place where a refusal becomes a record and an answer."""

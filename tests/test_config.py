@@ -303,3 +303,39 @@ def test_the_pod_itself_needs_a_listener_that_it_reaches_from_inside(
         assert "identity.pod.enabled" in problems(tmp_path, tree)
     else:
         assert load(written(tmp_path, tree), {}).identity.pod.enabled
+
+
+UPSTREAM_AUTH = [
+    ("kubernetes", {"method": "kubernetes"}, ["upstream.auth.role", "upstream.auth.jwt_file"]),
+    ("jwt", {"method": "jwt", "role": "a"}, ["upstream.auth.jwt_file"]),
+    ("cert", {"method": "cert"}, ["upstream.tls.cert_file"]),
+    ("half an approle beside exchange", {"mode": "exchange", "method": "approle", "role_id": "a"}, ["mounts"]),
+    ("exchange", {"mode": "exchange", "token": None}, ["mounts"]),
+    ("exchange named by its method", {"mode": "exchange", "method": "jwt", "role": "a"}, ["mounts"]),
+    ("exchange with a token", {"mode": "exchange", "token": "s.own"}, []),
+    ("passthrough", {"mode": "passthrough", "token": None}, ["mounts"]),
+    ("passthrough with a token", {"mode": "passthrough", "token": "s.own"}, []),
+]
+
+
+@pytest.mark.parametrize(
+    ("auth", "keys"), [each[1:] for each in UPSTREAM_AUTH], ids=[each[0] for each in UPSTREAM_AUTH]
+)
+def test_each_mode_and_method_says_what_it_lacks(tmp_path: Path, auth: dict[str, object], keys: list[str]) -> None:
+    tree = with_(minimal(tmp_path), "upstream.auth", auth)
+    tree.pop("mounts", None)
+    assert sorted(problems(tmp_path, tree)) == sorted(keys) if keys else load(written(tmp_path, tree), {})
+    if keys == ["mounts"]:
+        tree["mounts"] = [{"path": "secret", "engine": "kv2"}]
+        assert not load(written(tmp_path, tree), {}).upstream.has_own_login
+
+
+def test_exchange_and_passthrough_need_callers_that_bring_what_they_need(tmp_path: Path) -> None:
+    tree = with_(minimal(tmp_path), "upstream.auth", {"mode": "exchange", "token": "s.own"})
+    tree["environment"] = "test"
+    assert "identity.required" in problems(tmp_path, with_(tree, "identity.required", False))
+    tree = with_(minimal(tmp_path), "upstream.auth", {"mode": "passthrough", "token": "s.own"})
+    token = tmp_path / "token"
+    token.write_text("x")
+    pod = {"enabled": True, "token_file": str(token)}
+    assert "identity.pod.enabled" in problems(tmp_path, with_(tree, "identity.pod", pod))

@@ -19,6 +19,7 @@ from sidecar.surface.mounts import MountTable, parse_namespace, unsupported_engi
 from sidecar.surface.operation import LocalAnswer, Route
 from sidecar.surface.query import split_query, take_list
 from sidecar.surface.table import METHODS, Asked, Table, Verb
+from sidecar.surface.token_calls import TokenCall, TokenCalls, recognise
 
 _API: Final = "/v1/"
 
@@ -26,14 +27,35 @@ _API: Final = "/v1/"
 class VaultApi:
     """`/v1/…`. `table` gives the mounts as they are known now; it is asked once for each request."""
 
-    def __init__(self, table: Callable[[], MountTable], engines: Mapping[str, Table] = ENGINES) -> None:
+    def __init__(
+        self,
+        table: Callable[[], MountTable],
+        engines: Mapping[str, Table] = ENGINES,
+        token_calls: TokenCalls = TokenCalls.NONE,
+    ) -> None:
         self._table = table
         self._engines = engines
+        self._token_calls = token_calls
 
     @property
     def mounts(self) -> MountTable:
         """The mounts as they are known now."""
         return self._table()
+
+    def token_call(self, head: Head) -> TokenCall | None:
+        """The call about the caller's own OpenBao token that this is, where such are served; None for all else.
+
+        Raises `Refused`: as `route` does.
+        """
+        if self._token_calls is TokenCalls.NONE or not head.path.startswith(f"{_API}auth/"):
+            return None
+        check_headers(head.headers)
+        given = head.headers.get("x-vault-namespace")
+        segments, folder = split_path(head.path[len(_API) :])
+        if folder:
+            return None
+        logins = self._token_calls is TokenCalls.AND_LOGINS
+        return recognise(head, segments, parse_namespace(given) if given else "", self._table(), logins=logins)
 
     def route(self, head: Head) -> Route | LocalAnswer:
         """Names the request, as far as that needs no body.

@@ -29,6 +29,10 @@ PUBLIC_PATHS: Final = frozenset({"/v1/sys/health", "/v1/sys/seal-status", "/v1/s
 METADATA_BYTES: Final = 512 * 1024
 """The largest metadata that are read: of about a thousand versions, with all custom metadata that OpenBao takes."""
 _METADATA: Final = re.compile(r"/v1/[^?#]+/metadata/[^?#]*[^?#/]").fullmatch
+_is_self: Final = re.compile(r"/v1/auth/token/(?:lookup|renew|revoke)-self").fullmatch
+_about_token: Final = re.compile(
+    r"/v1/auth/(?:token/(?:lookup|renew|revoke)-self|(?!token/).+/login(?:/[^/]+)?)"
+).fullmatch
 
 USER_AGENT: Final = "openbao-sidecar"
 CONNECT_SECONDS: Final = 5.0
@@ -97,6 +101,12 @@ class UpstreamClient:
             raise ValueError("only the metadata of one secret are read without a permit")
         answer = await self._exchange(request, CIMultiDict({"X-Vault-Token": own.reveal()}))
         return answer.status, await answer.read(METADATA_BYTES)
+
+    async def token_call(self, request: UpstreamRequest, token: Credential | None) -> UpstreamAnswer:
+        """A call about a caller's own token, with that token, or a login, with none. Raises `UpstreamFailure`."""
+        if not _about_token(request.path) or (token is not None) is not bool(_is_self(request.path)):
+            raise ValueError("only a caller's own token calls and logins go out without a permit")
+        return await self._exchange(request, CIMultiDict({"X-Vault-Token": token.reveal()} if token else {}))
 
     async def _token_still_good(self, answer: UpstreamAnswer, permit: Permit, used: Credential) -> bool:
         try:

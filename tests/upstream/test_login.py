@@ -353,6 +353,52 @@ async def test_an_openbao_that_is_stopped_sealed_and_started_again_is_found_agai
             await until(lambda: login.ready and login.problem == "", "the login is well", 20)
 
 
+async def test_a_standby_is_as_good_as_the_leader_and_a_sealed_leader_is_found_again(
+    log_in: Start, tmp_path: Path
+) -> None:
+    """The sidecar knows only the second of two nodes, which passes on what it is asked."""
+    with OpenBao(tmp_path / "one", persistent=True) as leader, OpenBao(tmp_path / "two", joins=leader) as standby:
+        leader.root().sys.enable_secrets_engine("kv", path="secret", options={"version": "2"})
+        leader.put("app/db", {"password": "canary"})
+        leader.policy("sidecar", RULES)
+        login = await log_in(standby.address, approle(leader, tmp_path, "clustered", token_period="1h"))
+        async with forwarding(standby.address, login) as client:
+            await recovered(client)
+            token, mark = login.token().reveal(), leader.mark()
+            assert await read_status(client) == 200
+            assert "secret/data/app/db" in paths(leader, mark)
+            leader.seal()
+            assert await read_status(client) in (500, 503, "UPSTREAM_UNAVAILABLE", "UPSTREAM_ERROR", "UPSTREAM_TIMEOUT")
+            await asyncio.to_thread(leader.unseal)
+            await recovered(client)
+            assert login.token().reveal() == token
+
+
+async def test_requests_wait_for_a_login_that_is_under_way(tmp_path: Path, log_in: Start) -> None:
+    """OpenBao hangs while the sidecar logs in anew: those who ask meanwhile are served when it answers."""
+    with OpenBao(tmp_path) as server:
+        server.put("app/db", {"password": "canary"})
+        server.policy("sidecar", RULES)
+        login = await log_in(server.address, approle(server, tmp_path, "waited-for", token_period="1h"))
+        async with forwarding(server.address, login) as client:
+            login._session, login._login_at = None, 0.0  # as after a revocation that was noticed
+            server.pause()
+            waiting = [asyncio.create_task(read_status(client)) for _ in range(5)]
+            await until(lambda: login._is_attempting, "the login is under way")
+            assert not any(task.done() for task in waiting)
+            server.resume()
+            assert await asyncio.gather(*waiting) == [200] * 5
+
+
+async def test_nobody_waits_while_openbao_is_left_alone(log_in: Start) -> None:
+    login = await log_in("http://127.0.0.1:1", {"method": "token", "token": "s.aTokenThatIsLongEnough"})
+    login._login_at = login._clock.elapsed() + 60
+    with pytest.raises(UpstreamFailure) as failed:
+        async with asyncio.timeout(5):
+            await login.token_for(READ)
+    assert failed.value.headers["Retry-After"]
+
+
 async def test_an_openbao_that_hangs_costs_a_time_out_and_is_found_again(log_in: Start, tmp_path: Path) -> None:
     with OpenBao(tmp_path) as server:
         server.put("app/db", {"password": "canary"})
