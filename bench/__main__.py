@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bench.journal import RATE, journal_bench
 from bench.load import write_requests
-from bench.micro import micro
+from bench.micro import PROOF, RAW_CHECK, micro
 from sidecar.client.key import DPoPKey
 from sidecar.dev import openbao
 from sidecar.dev.issuer import Confirmation, DevIssuer
@@ -245,6 +245,7 @@ def main() -> None:
     small = micro()
     for name, cost in small.items():
         console.print(f"  {name:44} {cost:7.1f} µs")
+    console.print(f"  {'caller: a proof, in raw checks':44} {small[PROOF] / small[RAW_CHECK]:7.2f} ×")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         journal = runner.run(journal_bench())
     for name, figure in journal.items():

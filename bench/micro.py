@@ -19,6 +19,8 @@ from sidecar.surface.mounts import Mount, MountTable
 from sidecar.surface.vault_api import VaultApi
 
 ROUNDS: Final = 7
+RAW_CHECK: Final = "caller: the raw ES256 check"
+PROOF: Final = "caller: a DPoP proof, all of RFC 9449 4.3"
 _URL: Final = "http://127.0.0.1:8200/v1/secret/data/app/db"
 _RAW: Final = (
     b"GET /v1/secret/data/app/db HTTP/1.1\r\nHost: 127.0.0.1:8200\r\nUser-Agent: python-requests/2.32\r\n"
@@ -67,8 +69,8 @@ def micro() -> dict[str, float]:
         ),
         "surface: naming a KV read": _best(name_it, 2000),
         **{f"surface: the same, path of {7 * n} bytes": _best(naming(n), 1000) for n in (8, 16, 32, 64)},
-        "caller: the raw ES256 check": _best(lambda: public.verify(signature, b"data", algorithm), 300),
-        "caller: a DPoP proof, all of RFC 9449 4.3": _proof(key),
+        RAW_CHECK: _best(lambda: public.verify(signature, b"data", algorithm), 300),
+        PROOF: _proof(key),
     }
 
 

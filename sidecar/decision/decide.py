@@ -245,7 +245,10 @@ class Decider:
         issued_at = waiter.caller.issued_at
         for grant in others:
             if issued_at is None or issued_at <= grant.opened_at:
-                raise Refused(Code.BINDING_CHANGED, "This is in use under another key.")
+                raise Refused(
+                    Code.BINDING_CHANGED,
+                    "This is in use under another key; a token that is issued from now on is taken.",
+                )
         for grant in others:
             self._grants.drop(grant)
 
