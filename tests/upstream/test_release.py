@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Code, Refused
-from sidecar.upstream.release import Release
+from sidecar.upstream.release import Release, shortened
 from tests.upstream.raw_server import FixedLogin, permit
 
 TOKEN, ACCESSOR = b"s.TheSidecarsOwnTokenCanary", b"TheAccessorOfThatTokenOK"
@@ -284,3 +284,18 @@ def test_any_secret_keeps_the_released_keys_and_no_other(
     raw = json.dumps(answer, indent=2 if pretty else None).encode()
     expected = {key: value for key, value in secret.items() if key in released}
     assert json.loads(only(released, raw)) == answer | {"data": {"data": expected, "metadata": {"version": 1}}}
+
+
+# -- leases --------------------------------------------------------------------------------------------------------
+def test_a_lease_is_told_to_last_no_longer_than_its_token_and_all_else_stays() -> None:
+    raw = b'{"lease_id":"a/b","lease_duration": 3600,"data":{"lease_duration":9999,"n":1.000000000000000000001}}\n'
+    assert shortened(raw, 60) == raw.replace(b" 3600", b" 60")
+    assert shortened(raw, 3600) is raw
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"lease_duration":"x"}', b'{"lease_duration":1,"lease_duration":2}']
+)
+def test_a_lease_whose_duration_cannot_be_told_is_not_released(body: bytes) -> None:
+    with pytest.raises(Refused):
+        shortened(body, 60)
