@@ -115,6 +115,15 @@ def _check_listen(config: Config) -> list[Problem]:
     return found
 
 
+def _check_node(key: str, address: str, config: Config) -> list[Problem]:
+    """One node of OpenBao's."""
+    bad_url = _check_url(key, address, config)
+    parts = urlsplit("" if bad_url else address)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        return [Problem(key, "has a path or a query", "write https://host[:port] only")]
+    return bad_url
+
+
 def _check_upstream(config: Config) -> list[Problem]:
     upstream, auth = config.upstream, config.upstream.auth
     found: list[Problem] = []
@@ -125,11 +134,9 @@ def _check_upstream(config: Config) -> list[Problem]:
         if config.yaml_provider.path is None:
             found.append(Problem("upstream.address", "is missing", "give OpenBao's URL here or in VAULT_URL"))
         return found
-    bad_url = _check_url("upstream.address", upstream.address, config)
-    parts = urlsplit("" if bad_url else upstream.address)
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        bad_url = [Problem("upstream.address", "has a path or a query", "write https://host[:port] only")]
-    found += bad_url
+    found += _check_node("upstream.address", upstream.address, config)
+    for index, node in enumerate(upstream.cluster_addresses):
+        found += _check_node(f"upstream.cluster_addresses.{index}", node, config)
     tls = upstream.tls
     if (tls.cert_file is None) != (tls.key_file is None):
         found.append(Problem("upstream.tls", "cert_file and key_file go together", "give both or neither"))

@@ -89,6 +89,8 @@ class Upstream(_Section):
 
     provider: Literal["openbao", "hashicorp"] = "openbao"
     address: str | None = None
+    cluster_addresses: CommaList = []
+    """The API addresses of OpenBao's nodes: a standby's redirect is followed to these, and to no other."""
     namespace: str = ""
     tls: UpstreamTls = UpstreamTls()
     timeout_seconds: Seconds = 30

@@ -18,7 +18,7 @@ from sidecar.upstream.answer import UpstreamAnswer, timed_out
 from sidecar.upstream.failure import UpstreamFailure, unavailable, untrustworthy
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.presented import Login
-from sidecar.upstream.target import base_url, url_of
+from sidecar.upstream.target import MAX_REDIRECTS, base_url, nodes_of, redirected, url_of
 from sidecar.upstream.tls import client_context
 
 __all__ = ["UpstreamAnswer", "UpstreamClient", "UpstreamFailure"]
@@ -48,6 +48,7 @@ class UpstreamClient:
         self._tls = upstream.tls
         self._context = client_context(upstream.tls)
         self._base = base_url(upstream)
+        self._nodes = nodes_of(upstream)
         self._server_name = upstream.tls.server_name
         timeout = upstream.timeout_seconds
         self._session = aiohttp.ClientSession(
@@ -121,7 +122,6 @@ class UpstreamClient:
     async def _exchange(
         self, request: UpstreamRequest, headers: CIMultiDict[str], secrets: tuple[bytes, ...] = ()
     ) -> UpstreamAnswer:
-        url = url_of(self._base, request)
         if request.namespace:
             headers["X-Vault-Namespace"] = request.namespace
         body: bytes | io.BytesIO | None = request.body
@@ -130,10 +130,26 @@ class UpstreamClient:
             if len(request.body) > _LARGE:
                 body = io.BytesIO(request.body)  # written in pieces: bytes would be copied whole into the transport
         started = time.perf_counter()
+        response = await self._send(self._base, request, headers, body)
+        for _ in range(MAX_REDIRECTS):
+            locations = response.headers.getall("Location", [])
+            location = locations[0] if len(locations) == 1 else None
+            node = redirected(self._nodes, response.status, location, request.path, request.query)
+            if node is None:
+                break
+            response.close()
+            if isinstance(body, io.BytesIO):
+                body = io.BytesIO(request.body or b"")  # the one before was read, and is closed
+            response = await self._send(node, request, headers, body)
+        return UpstreamAnswer(response, time.perf_counter() - started, secrets)
+
+    async def _send(
+        self, base: str, request: UpstreamRequest, headers: CIMultiDict[str], body: bytes | io.BytesIO | None
+    ) -> aiohttp.ClientResponse:
         try:
-            response = await self._session.request(
+            return await self._session.request(
                 request.method,
-                url,
+                url_of(base, request),
                 headers=headers,
                 data=body,
                 allow_redirects=False,
@@ -142,7 +158,6 @@ class UpstreamClient:
             )
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise _failure(error) from error
-        return UpstreamAnswer(response, time.perf_counter() - started, secrets)
 
 
 def _failure(error: Exception) -> UpstreamFailure:

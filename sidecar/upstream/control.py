@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from sidecar.caller.identity import Credential
 from sidecar.config import Upstream
-from sidecar.upstream.target import base_url
+from sidecar.upstream.target import MAX_REDIRECTS, base_url, nodes_of, redirected
 from sidecar.upstream.tls import client_context
 
 CALL_SECONDS: Final = 10.0
@@ -45,11 +45,25 @@ class AwayError(ControlError):
 
 
 class _Adapter(HTTPAdapter):
-    """Trusts what `client_context` trusts, and nothing of requests' own."""
+    """Trusts what `client_context` trusts, and nothing of requests' own; asks the node that a standby names."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
+        self._nodes = nodes_of(upstream)
         super().__init__(max_retries=0)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        response = super().send(request, *args, **kwargs)
+        for _ in range(MAX_REDIRECTS if self._nodes else 0):
+            path, _, query = request.path_url.partition("?")
+            node = redirected(self._nodes, response.status_code, response.headers.get("Location"), path, query)
+            if node is None:
+                break
+            response.close()
+            again = request.copy()
+            again.url = f"{node}{request.path_url}"
+            response = super().send(again, *args, **kwargs)
+        return response
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["ssl_context"] = client_context(self._upstream.tls)
@@ -123,7 +137,8 @@ class ControlPlane:
 def _session(upstream: Upstream) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
-    session.mount("https://", _Adapter(upstream))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(upstream))
     return session
 
 

@@ -129,6 +129,61 @@ async def test_up_05_a_redirect_is_neither_followed_nor_handed_out(status: int, 
         assert other.exchanges == []
 
 
+async def test_up_05_a_standbys_redirect_is_followed_to_a_configured_node_only(client_to: Make) -> None:
+    """With the request that was built: the redirect says where, and never what."""
+    async with RawServer(plain) as leader, RawServer(plain) as stranger:
+        places = {
+            "the leader": (f"{leader.address}/v1/secret/data/app/db", True),
+            "the leader, spelt as Go does": (f"{leader.address}/v1/secret/data/%61pp/db", True),
+            "a stranger": (f"{stranger.address}/v1/secret/data/app/db", False),
+            "another path": (f"{leader.address}/v1/secret/data/other", False),
+            "another query": (f"{leader.address}/v1/secret/data/app/db?version=1", False),
+            "a fragment": (f"{leader.address}/v1/secret/data/app/db#x", False),
+            "a user": (leader.address.replace("//", "//user@") + "/v1/secret/data/app/db", False),
+            "another scheme": (leader.address.replace("http", "https") + "/v1/secret/data/app/db", False),
+            "no origin": ("/v1/secret/data/app/db", False),
+            "no URL": ("http://[", False),
+        }
+        for where, (location, followed) in places.items():
+
+            async def script(exchange: Exchange, location: str = location) -> None:
+                await exchange.send(answer(b"", 307, f"Location: {location}"))
+
+            async with RawServer(script) as standby:
+                client = client_to(standby, cluster_addresses=[leader.address])
+                for asked in (permit(), permit(method="POST", body=b'{"data":{}}'), permit(method="DELETE")):
+                    before = len(leader.exchanges)
+                    if followed:
+                        assert (await client.forward(asked)).status == 200, where
+                        sent = leader.exchanges[before]
+                        assert sent.head.startswith(asked.operation.upstream.method.encode())
+                        assert sent.body == (asked.operation.upstream.body or b"")
+                        assert sent.target == b"/v1/secret/data/app/db"
+                    else:
+                        with pytest.raises(UpstreamFailure) as failed:
+                            await client.forward(asked)
+                        assert failed.value.code is Code.UPSTREAM_ERROR, where
+                        assert len(leader.exchanges) == before, where
+                assert len(standby.exchanges) == 3, where
+        assert stranger.exchanges == []
+
+
+async def test_up_05_redirects_in_a_circle_end(client_to: Make) -> None:
+    """Two nodes that each call the other the leader."""
+    addresses: list[str] = []
+
+    async def script(exchange: Exchange) -> None:
+        other = addresses[1] if exchange.headers["host"] in addresses[0] else addresses[0]
+        await exchange.send(answer(b"", 307, f"Location: {other}/v1/secret/data/app/db"))
+
+    async with RawServer(script) as one, RawServer(script) as two:
+        addresses += [one.address, two.address]
+        with pytest.raises(UpstreamFailure) as failed:
+            await client_to(one, cluster_addresses=addresses).forward(permit())
+        assert failed.value.code is Code.UPSTREAM_ERROR
+        assert len(one.exchanges) + len(two.exchanges) == 3
+
+
 @pytest.mark.real
 async def test_up_06_a_wrong_certificate_of_openbao_gets_neither_token_nor_request(tmp_path: Path) -> None:
     """Each wrong thing apart stands in tests/upstream/test_tls.py; here: nothing at all was said to it."""
