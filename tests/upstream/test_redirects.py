@@ -36,7 +36,7 @@ async def test_a_look_up_goes_to_the_leader_where_it_is_configured(configured: b
                     assert leader.exchanges[0].headers["x-vault-token"] == TOKEN.reveal()
                 else:
                     with pytest.raises(ControlError):
-                        await control.call(lambda client: client.auth.token.lookup_self(), TOKEN)
+                        await control.call(lambda client: client.auth.token.lookup_self()["data"], TOKEN)
                     assert leader.exchanges == []
             finally:
                 control.close()
