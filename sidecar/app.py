@@ -50,6 +50,8 @@ from sidecar.ops.revalidate import add_revalidate
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.revocation_feed import RevocationFeed
 from sidecar.revocations import Revocations
+from sidecar.secrets.api import SecretsApi
+from sidecar.secrets.providers import providers
 from sidecar.surface.json_body import read_object
 from sidecar.surface.token_calls import TokenCalls
 from sidecar.surface.vault_api import VaultApi
@@ -232,6 +234,8 @@ class Sidecar:
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
             attributes=self._attributes,
+            secrets=SecretsApi(clock),
+            providers=providers(lambda: mounts.table),
             policy_version=self._policy_version,
         )
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched

@@ -28,19 +28,24 @@ from sidecar.audit.journal import Journal
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
 from sidecar.caller.authenticate import Authenticator
 from sidecar.caller.identity import Caller, Unproven
+from sidecar.carrying import Recorded, RequestDesk, Stages, written
 from sidecar.clock import Clock
 from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
+from sidecar.door.head import Head
 from sidecar.errors import Code, Dialect, Refused, error_body
 from sidecar.leases.book import LeaseBook
 from sidecar.mount_source import MountSource
 from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
 from sidecar.resource_attributes import ResourceAttributes
+from sidecar.secrets.api import SecretsApi
+from sidecar.secrets.providers.port import Provider
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
+from sidecar.surface.secrets.endpoints import ROOT, recognise
 from sidecar.surface.shapes import looks_strange
 from sidecar.surface.token_calls import REVOKE_SELF, TokenCall
 from sidecar.surface.vault_api import VaultApi
@@ -84,6 +89,8 @@ class Enforcement:
         max_body_bytes: int,
         clock: Clock,
         attributes: ResourceAttributes,
+        secrets: SecretsApi,
+        providers: Mapping[str, Provider],
         policy_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._api = api
@@ -101,6 +108,21 @@ class Enforcement:
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._attributes = attributes
+        self._secrets = secrets
+        self._providers = providers
+        self._stages = Stages(
+            guard,
+            decider,
+            upstream,
+            release,
+            mounts,
+            attributes,
+            max_body_bytes,
+            announce=self._announce,
+            write_down=self._write_down,
+            write_outcome=self._write_outcome,
+            record_refusal=self._record_refusal,
+        )
         self._policy_version = policy_version
 
     async def __call__(self, inbound: Inbound) -> Answer:
@@ -126,6 +148,8 @@ class Enforcement:
         self._authenticator.check_origin(head)
         trail.stage = Stage.SURFACE
         trail.came_at, trail.mounts = self._clock.elapsed(), self._api.mounts
+        if head.path.startswith(ROOT):
+            return await self._secrets_api(inbound, head, trail)
         route = self._api.token_call(head) or self._api.route(head)
         if isinstance(route, LocalAnswer):
             trail.local = f"local.{route.kind}"
@@ -164,6 +188,17 @@ class Enforcement:
         trail.stage = Stage.UPSTREAM
         return await self._execute(permit, trail)
 
+    async def _secrets_api(self, inbound: Inbound, head: Head, trail: Trail) -> Answer:
+        """A request of the Secrets API is made of operations, each of which goes the same way: see `carrying`."""
+        call = recognise(head)
+        trail.local = f"secrets.{call.endpoint}"
+        trail.stage = Stage.CALLER
+        caller = trail.caller = await self._authenticator.authenticate(head, inbound.peer)
+        trail.stage = Stage.SURFACE
+        body = await inbound.body(self._max_body_bytes) if head.has_body else b""
+        reply = await self._secrets.answer(call, body, RequestDesk(self._stages, self._providers, caller, trail))
+        return Answer(reply.status, self._headers(reply.headers, trail), written(reply.body))
+
     # -- execute and release ---------------------------------------------------------------------------------------
     async def _execute(self, permit: Permit, trail: Trail) -> Answer:
         """Forwards what was permitted. Whatever happens, the reservation is committed or refunded exactly once."""
@@ -172,10 +207,7 @@ class Enforcement:
             if operation.issues is not None:
                 await self._leases.make_room(permit.caller)
             if operation.mutation:
-                # What only computes with a key is held to the bound of reads: it changes nothing that stays.
-                since = None if operation.purpose is Purpose.EXECUTE else trail.came_at
-                await self._mounts.confirm(trail.mounts, since=since, changing=True)
-                await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
+                await self._announce(operation, trail)
             answer = await self._forward(permit, trail)
             try:
                 return await self._let_through(permit, answer, trail)
@@ -197,6 +229,13 @@ class Enforcement:
         finally:
             permit.reservation.refund()  # counts only where nothing was committed
             self._attributes.changed(operation)
+
+    async def _announce(self, operation: Operation, trail: Trail) -> None:
+        """Before whatever changes something: its mount is still what it was named by, and the intent is durable."""
+        # What only computes with a key is held to the bound of reads: it changes nothing that stays.
+        since = None if operation.purpose is Purpose.EXECUTE else trail.came_at
+        await self._mounts.confirm(trail.mounts, since=since, changing=True)
+        await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
 
     async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:
         with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:
@@ -264,7 +303,7 @@ class Enforcement:
             return
         trail.kv_version = version if type(version) is int else None
 
-    async def _write_outcome(self, permit: Permit, status: int, trail: Trail) -> None:
+    async def _write_outcome(self, permit: Permit, status: int, trail: Trail, code: str = "") -> None:
         operation = permit.operation
         if status >= 500:
             event, effect = Event.SECRET_ERROR, Effect.ERROR
@@ -273,7 +312,7 @@ class Enforcement:
         else:
             event, effect = Event.SECRET_PERMIT, Effect.PERMIT
         trail.is_closed = True
-        await self._write_down(trail, event, effect, Phase.OUTCOME)
+        await self._write_down(trail, event, effect, Phase.OUTCOME, code)
         if status < 300:
             permit.reservation.commit()
         _PERMITS[operation.purpose].inc()
@@ -334,8 +373,9 @@ class Enforcement:
             self._decider.drop_subject(caller.issuer, caller.subject)
         return Answer(answer.status, self._headers(answer.headers, trail), raw)
 
-    async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
-        """The one place where a refusal becomes a record and an answer."""
+    async def _record_refusal(self, refused: Refused, trail: Trail) -> Refused:
+        """The one place where a refusal becomes a record. Returns the refusal to be answered: the journal's own, where
+        the record cannot be written."""
         if trail.permit is None:
             trail.decided()
         effect, event = (Effect.ERROR, Event.SECRET_ERROR) if refused.is_fault else (Effect.DENY, Event.SECRET_DENY)
@@ -377,6 +417,12 @@ class Enforcement:
             grant_state=trail.grant_state,
             correlation_id=trail.correlation_id,
         )
+        return refused
+
+    async def _refuse(self, refused: Refused, inbound: Inbound, trail: Trail) -> Answer:
+        """The one place where a refusal becomes an answer."""
+        if not isinstance(refused, Recorded):
+            refused = await self._record_refusal(refused, trail)
         body = error_body(refused.code, refused.message, trail.correlation_id, Dialect.of(inbound.target))
         challenge = self._authenticator.challenge(refused)
         return Answer(refused.status, self._headers({}, trail) | challenge | dict(refused.headers), body)

@@ -100,6 +100,18 @@ class Trail:
         given = head.headers.get("traceparent", "")
         self.span = tracing.begin("sidecar.request", tracing.parse(given) if given else None)
 
+    def branch(self) -> Trail:
+        """Notes on one of several operations that the request is made of. The request's span stays this one's."""
+        return Trail(
+            correlation_id=self.correlation_id,
+            span=Untraced(self.span.at),
+            stage=Stage.SURFACE,
+            in_force=self.in_force,
+            came_at=self.came_at,
+            mounts=self.mounts,
+            caller=self.caller,
+        )
+
     @property
     def purpose(self) -> Purpose | None:
         """The purpose, as far as it is known: the body may still make it another."""

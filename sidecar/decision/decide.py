@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,10 +22,11 @@ from sidecar.decision.flight import Attributes, Flight, Mark, Waiter, fetched
 from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, claim_of, grant_key
 from sidecar.decision.observed import Decision
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
-from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Verdict
+from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Unspent, Verdict
 from sidecar.decision.question import question_of
 from sidecar.decision.terms import Terms, obligation_unmet
 from sidecar.decision.timed_table import TimedTable
+from sidecar.decision.together import Together
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
 from sidecar.ops.tracing import TraceParent
@@ -104,13 +105,90 @@ class Decider:
             Refused: POLICY_DENIED, OBLIGATION_UNMET and STEP_UP_REQUIRED as `Denied`; BINDING_CHANGED,
                 TOKEN_REPLAYED, TOKEN_INVALID, TOKEN_EXPIRED; PDP_UNAVAILABLE; OVERLOADED.
         """
+        return await self._permit(operation, caller, correlation_id, attributes, trace, None)
+
+    async def permit_many(
+        self,
+        operations: Sequence[Operation],
+        caller: Caller,
+        *,
+        correlation_id: str,
+        attributes: Callable[[Operation], Attributes | None],
+        trace: TraceParent | None = None,
+    ) -> list[Permit | Refused]:
+        """`permit` for each, with one question to the PDP for all that need one. Refusals stand in their place."""
+        together = Together(self._access) if len(operations) > 1 else None
+        permits = await asyncio.gather(
+            *(self._permit(each, caller, correlation_id, attributes(each), trace, together) for each in operations),
+            return_exceptions=True,
+        )
+        found: list[Permit | Refused] = []
+        for permit in permits:
+            if not isinstance(permit, Permit | Refused):
+                for each in permits:
+                    if isinstance(each, Permit):
+                        each.reservation.refund()
+                raise permit
+            found.append(permit)
+        return found
+
+    def look_through(self, operation: Operation, caller: Caller) -> Permit:
+        """A permit to list a folder whose names are then decided one by one: see `visible`. It opens no grant."""
+        if operation.mutation or not operation.uri.folder:
+            raise ValueError("only a list is decided by its items")
+        verdict = Verdict(True, reason="decided item by item")
+        return Permit(operation, caller, verdict, GrantState(False, 0, self._clock.wall()), Unspent())
+
+    async def visible(
+        self,
+        operations: Sequence[Operation],
+        caller: Caller,
+        *,
+        correlation_id: str,
+        attributes: Callable[[Operation], Attributes | None],
+        trace: TraceParent | None = None,
+    ) -> list[bool]:
+        """Which of these operations the PDP permits, in one question; nothing is opened, spent or remembered. A permit
+        whose obligations cannot be met is none. Raises `Refused`: PDP_UNAVAILABLE."""
+        questions = []
+        for each in operations:
+            known = await fetched(attributes(each))
+            questions.append(
+                question_of(
+                    caller,
+                    each.uri,
+                    each.purpose,
+                    each.name,
+                    tenant_id=self._tenant_id,
+                    correlation_id=correlation_id,
+                    attributes=known,
+                    attributes_unavailable=known is None,
+                    trace=trace,
+                )
+            )
+        verdicts, _ = await self._access.ask_many(questions)
+        wall = self._clock.wall()
+        return [
+            isinstance(verdict, Verdict) and self._terms.refusal(verdict, each, caller, wall) is None
+            for verdict, each in zip(verdicts, operations, strict=True)
+        ]
+
+    async def _permit(
+        self,
+        operation: Operation,
+        caller: Caller,
+        correlation_id: str,
+        attributes: Attributes | None,
+        trace: TraceParent | None,
+        together: Together | None,
+    ) -> Permit:
         per_grant = self._opens_once(caller)
         key = grant_key(operation, caller, self._tenant_id)
         found = self._grants.look_up(key, operation.uses)
         if found is not None:
             grant, reservation = found
             return _permit(operation, caller, grant, reservation, hit=True)
-        waiter = Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace)
+        waiter = Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace, together)
         self._refuse_known(waiter)
         return await self._wait(waiter)
 
@@ -264,7 +342,9 @@ class Decider:
         if flight is None:
             if len(self._flights) >= MAX_FLIGHTS:
                 raise Refused(Code.OVERLOADED, "Too many decisions are under way; try again.", headers=retry_after(1))
-            flight = self._flights[waiter.key] = Flight(waiter.claim[:2])
+            flight = self._flights[waiter.key] = Flight(waiter.claim[:2], waiter.together)
+            if waiter.together is not None:
+                waiter.together.announce()
             flight.waiters.append(waiter)
             flight.task = asyncio.create_task(self._fly(waiter.key, flight))
         else:
@@ -303,6 +383,8 @@ class Decider:
             _log.exception("internal fault in a decision")
         finally:
             del self._flights[key]
+            if flight.together is not None:
+                await flight.together.leave()
 
     async def _ask(self, flight: Flight, waiter: Waiter) -> tuple[Verdict, float]:
         attributes = await fetched(waiter.attributes)
@@ -319,7 +401,8 @@ class Decider:
             trace=waiter.trace,
         )
         waiter.question = question
-        return await self._access.ask(question)
+        together, flight.together = flight.together, None
+        return await (self._access.ask(question) if together is None else together.ask(question))
 
     def _tell(self, flight: Flight, verdict: Verdict | None, refused: Refused | None) -> None:
         """Tells whoever looks on what was decided; an outage is no decision."""

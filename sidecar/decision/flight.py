@@ -13,6 +13,7 @@ import structlog
 from sidecar.caller.identity import Caller
 from sidecar.decision.grants import Claim, GrantKey, Owner
 from sidecar.decision.permit import Permit, Question
+from sidecar.decision.together import Together
 from sidecar.ops.tracing import TraceParent
 from sidecar.surface.operation import Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri
@@ -39,6 +40,8 @@ class Waiter:
     attributes: Attributes | None
     per_grant: bool
     trace: TraceParent | None = None
+    together: Together | None = None
+    """Whom it asks together with, where it is one of several."""
     question: Question | None = None
     answer: asyncio.Future[Permit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -56,6 +59,7 @@ class Flight:
     """One question under way, and who waits for it."""
 
     owner: Owner
+    together: Together | None = None
     waiters: deque[Waiter] = field(default_factory=deque)
     outdated: bool = False
     blind: bool = False

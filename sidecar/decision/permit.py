@@ -98,6 +98,16 @@ class Reservation(Protocol):
         """The uses go back to their grant."""
 
 
+class Unspent:
+    """The reservation of a permit without a grant: there is nothing to spend."""
+
+    def commit(self) -> None:
+        """Nothing."""
+
+    def refund(self) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class GrantState:
     """A grant as the audit shows it. `expires_at` is seconds since the epoch."""

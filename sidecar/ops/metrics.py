@@ -94,4 +94,7 @@ AUDIT_KAFKA_ERRORS: Final = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+PROVENANCE_FAILURES: Final = Counter(
+    "sidecar_provenance_failures", "Secrets written without the stamp of who made them", registry=REGISTRY
+)
 CACHE_ENTRIES: Final = Gauge("sidecar_cache_entries", "Entries of each bounded table", ["cache"], registry=REGISTRY)

@@ -62,6 +62,11 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+def faithful(raw: bytes) -> Any:
+    """A JSON document of OpenBao's; numbers stay as they were written. Raises `ValueError`, `RecursionError`."""
+    return json.loads(raw, parse_int=_integer, parse_float=_number)
+
+
 def write(value: Mapping[str, Any]) -> bytes:
     """The body to OpenBao. Raises `Refused`: MALFORMED_REQUEST for text that UTF-8 cannot hold (lone surrogates)."""
     try:

@@ -145,6 +145,17 @@ class MountTable:
         place = self._places.get(full.removeprefix(prefix)) if full.startswith(prefix) else None
         return place if place is not None and place.allowed and not place.mount.ambiguous else None
 
+    def place(self, full: str) -> Place:
+        """The place of a full mount name. Raises `Refused`: TENANT_MOUNT_MISMATCH."""
+        found = self.place_of(full)
+        if found is None:
+            raise _mismatch()
+        return found
+
+    def allowed(self) -> list[Place]:
+        """Everything the tenant may use, by full name."""
+        return sorted((place for place in self._places.values() if place.allowed), key=lambda place: place.full)
+
     def visible(self, namespace: str) -> list[Mount]:
         """The mounts of one namespace that the tenant may use, by path."""
         return sorted(

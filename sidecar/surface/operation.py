@@ -75,6 +75,10 @@ def certificate_of(mount: str, serial: str) -> str:
     return f"{Issue.CERTIFICATE}:{mount}:{serial}"
 
 
+Target = tuple[str, str]
+"""A method and an encoded path of OpenBao's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One named operation on one secret.
@@ -85,6 +89,7 @@ class Operation:
 
     `issues` is what its answer hands out. `holds` names what its caller must hold (`lease_of`, `certificate_of`); `uri`
     is then what issued it, for a certificate only once the ledger has said so.
+    `also` are further targets that carrying it out may need, about the same secret.
     """
 
     name: str
@@ -96,6 +101,13 @@ class Operation:
     streams: bool = False
     issues: Issue | None = None
     holds: str = ""
+    also: frozenset[Target] = frozenset()
+
+    def covers(self, request: UpstreamRequest) -> bool:
+        """Whether a request belongs to this operation: whatever its body and query say."""
+        main = self.upstream
+        target = (request.method, request.path)
+        return request.namespace == main.namespace and (target == (main.method, main.path) or target in self.also)
 
 
 class LocalAnswerKind(StrEnum):

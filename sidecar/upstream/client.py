@@ -76,13 +76,18 @@ class UpstreamClient:
         """Closes all connections."""
         await self._session.close()
 
-    async def forward(self, permit: Permit, *, traceparent: str | None = None) -> UpstreamAnswer:
-        """Sends what was permitted, once, with the token of the login. Raises `UpstreamFailure`, `Refused`."""
+    async def forward(
+        self, permit: Permit, *, request: UpstreamRequest | None = None, traceparent: str | None = None
+    ) -> UpstreamAnswer:
+        """Sends what was permitted, once, with the token of the login: the operation's own request, or another that it
+        covers. Raises `UpstreamFailure`, `Refused`."""
+        if request is not None and not permit.operation.covers(request):
+            raise ValueError("a request that the permitted operation does not cover")
         shown = await self._login.token_for(permit)
         headers = CIMultiDict({"X-Vault-Token": shown.credential.reveal()})
         if traceparent is not None:
             headers["traceparent"] = traceparent
-        answer = await self._exchange(permit.operation.upstream, headers, shown.secrets)
+        answer = await self._exchange(request or permit.operation.upstream, headers, shown.secrets)
         answer.made_under = shown.credential
         if answer.status == 403 and not await self._token_still_good(answer, permit, shown.credential):
             # OpenBao looked at the token and went no further. The caller did nothing wrong and may ask again.

@@ -1,0 +1,1 @@
+"""The Secrets API's requests, carried out: each is made of permitted operations, one secret each."""

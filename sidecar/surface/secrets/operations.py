@@ -1,0 +1,146 @@
+"""From a secret's URI to the operation on it that the Secrets API carries out.
+
+One permit may need several exchanges with OpenBao (read, change, write under `cas`; then the metadata). An operation
+names them all beforehand: `upstream` is the one that it is about, `also` the further methods and paths that belong to
+it. Nothing else can be sent under its permit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sidecar.errors import Code, Refused
+from sidecar.surface.encoding import encode_path, encode_segment
+from sidecar.surface.mounts import MountTable
+from sidecar.surface.operation import Operation, Purpose, Target, UpstreamRequest
+from sidecar.surface.secret_uri import YAML, SecretUri
+
+
+class Act(StrEnum):
+    """What the Secrets API does with one secret."""
+
+    READ = "read"
+    WRITE = "write"
+    ROTATE = "rotate"
+    DELETE = "delete"
+    DELETE_ALL = "delete_all"
+    UNDELETE = "undelete"
+    DESTROY = "destroy"
+    KEYS = "keys"
+    METADATA = "metadata"
+    SET_OWNER = "set_owner"
+    LIST = "list"
+
+
+PURPOSES: Final[Mapping[Act, Purpose]] = {
+    Act.READ: Purpose.READ,
+    Act.WRITE: Purpose.WRITE,
+    Act.ROTATE: Purpose.ROTATE,
+    Act.DELETE: Purpose.DELETE,
+    Act.DELETE_ALL: Purpose.DESTROY_VERSIONS,
+    Act.UNDELETE: Purpose.UNDELETE,
+    Act.DESTROY: Purpose.DESTROY_VERSIONS,
+    Act.KEYS: Purpose.READ_METADATA,
+    Act.METADATA: Purpose.READ_METADATA,
+    Act.SET_OWNER: Purpose.OWNER_UPDATE,
+    Act.LIST: Purpose.READ_METADATA,
+}
+_LOOKING: Final = frozenset({Act.READ, Act.KEYS, Act.METADATA, Act.LIST})
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one act is carried out: the operation's name, its main target, and the further ones, each `METHOD area`."""
+
+    name: str
+    target: str
+    also: tuple[str, ...] = ()
+
+
+_STAMP: Final = ("GET metadata", "PATCH metadata", "POST metadata")
+_WAYS: Final[Mapping[str, Mapping[Act, _Way]]] = {
+    "kv2": {
+        Act.READ: _Way("kv2.read", "GET data"),
+        Act.WRITE: _Way("kv2.write", "POST data", ("GET data", *_STAMP)),
+        Act.ROTATE: _Way("kv2.rotate", "POST data", ("GET data", *_STAMP)),
+        Act.DELETE: _Way("kv2.delete", "DELETE data", ("GET data", "POST data")),
+        Act.DELETE_ALL: _Way("kv2.delete_all", "DELETE metadata"),
+        Act.UNDELETE: _Way("kv2.undelete", "POST undelete"),
+        Act.DESTROY: _Way("kv2.destroy", "POST destroy"),
+        Act.KEYS: _Way("kv2.subkeys", "GET subkeys"),
+        Act.METADATA: _Way("kv2.metadata_read", "GET metadata"),
+        Act.SET_OWNER: _Way("kv2.metadata_write", "PATCH metadata", ("GET metadata", "POST metadata")),
+        Act.LIST: _Way("kv2.list", "LIST metadata"),
+    },
+    "kv1": {
+        Act.READ: _Way("kv1.read", "GET"),
+        Act.WRITE: _Way("kv1.write", "POST", ("GET",)),
+        Act.ROTATE: _Way("kv1.rotate", "POST", ("GET",)),
+        Act.DELETE: _Way("kv1.delete", "DELETE", ("GET", "POST")),
+        Act.KEYS: _Way("kv1.keys", "GET"),
+        Act.LIST: _Way("kv1.list", "LIST"),
+    },
+    "transit": {Act.ROTATE: _Way("transit.rotate", "POST keys", ())},
+    "database": {Act.ROTATE: _Way("database.rotate_role", "POST", ())},
+    YAML: {
+        Act.READ: _Way("yaml.read", ""),
+        Act.WRITE: _Way("yaml.write", ""),
+        Act.ROTATE: _Way("yaml.rotate", ""),
+        Act.DELETE: _Way("yaml.delete", ""),
+        Act.KEYS: _Way("yaml.keys", ""),
+        Act.LIST: _Way("yaml.list", ""),
+    },
+}
+
+
+def supports(uri: SecretUri, act: Act) -> bool:
+    """Whether the secret's engine, or the YAML provider, can do this at all."""
+    return act in _WAYS.get(uri.engine or uri.provider, {})
+
+
+def password_policy(name: str) -> str:
+    """The path that makes a password by one of OpenBao's policies."""
+    return f"/v1/sys/policies/password/{encode_segment(name)}/generate"
+
+
+def operation(act: Act, uri: SecretUri, mounts: MountTable, policy: str = "") -> Operation:
+    """The operation that this act on this secret is. `policy` names the password policy that makes its new value.
+
+    Raises `Refused`: UNSUPPORTED_OPERATION where its engine cannot; PROVIDER_TRAILING_SLASH_MISMATCH where a folder is
+    named and a secret is meant, or the other way round; TENANT_MOUNT_MISMATCH.
+    """
+    way = _WAYS.get(uri.engine or uri.provider, {}).get(act)
+    if way is None:
+        raise Refused(Code.UNSUPPORTED_OPERATION, f"secrets of this kind have no {act.replace('_', ' ')}")
+    if uri.folder is not (act is Act.LIST):
+        raise Refused(
+            Code.PROVIDER_TRAILING_SLASH_MISMATCH,
+            "a path that ends with a slash names a folder, which can only be listed",
+        )
+    main, also = UpstreamRequest("", ""), frozenset[Target]()
+    if uri.provider != YAML:
+        place = mounts.place(uri.mount)
+        method, path = _target(way.target, uri, place.target)
+        query = f"version={uri.version}" if uri.version is not None and method == "GET" else ""
+        main = UpstreamRequest(method, path, query, place.namespace)
+        also = frozenset(_target(text, uri, place.target) for text in way.also)
+        if policy:
+            also |= {("GET", password_policy(policy))}
+    return Operation(way.name, PURPOSES[act], uri, main, mutation=act not in _LOOKING, also=also)
+
+
+def _target(text: str, uri: SecretUri, mount: str) -> Target:
+    method, _, area = text.partition(" ")
+    path = encode_path(uri.path)
+    if uri.engine == "transit":
+        path += "/rotate"
+    elif uri.engine == "database":
+        role = uri.path[-1]
+        if uri.path[:-1] != ("rotate-role",):
+            raise Refused(Code.UNSUPPORTED_OPERATION, "of a database, static roles are rotated: …/rotate-role/<role>")
+        path = f"rotate-role/{encode_path((role,))}"
+    below = "/".join(filter(None, (area, path)))
+    return method, f"{mount}{below}{'/' if method == 'LIST' and uri.path else ''}"
