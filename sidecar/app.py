@@ -22,7 +22,7 @@ from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
-from sidecar.config import Checkpoint, Config, Upstream, salts_of, split_address
+from sidecar.config import Checkpoint, Config, salts_of, split_address
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.candidate import Candidate
 from sidecar.decision.cedar import CedarPdp, PolicyError
@@ -40,7 +40,7 @@ from sidecar.enforcement import Enforcement
 from sidecar.errors import Refused
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
-from sidecar.mount_source import MountSource
+from sidecar.mount_source import MountSource, vault_api
 from sidecar.ops import metrics, tracing
 from sidecar.ops.debug import add_debug
 from sidecar.ops.health import Check, operations_app
@@ -53,8 +53,6 @@ from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers import providers
 from sidecar.surface.json_body import read_object
-from sidecar.surface.token_calls import TokenCalls
-from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
 from sidecar.upstream.lease_tokens import LeaseTokens
@@ -219,7 +217,7 @@ class Sidecar:
         )
         stack.push_async_callback(self._attributes.close)
         enforcement = Enforcement(
-            api=VaultApi(lambda: mounts.table, token_calls=_token_calls(config.upstream)),
+            api=vault_api(config, lambda: mounts.table),
             mounts=mounts,
             authenticator=authenticator,
             guard=Guard(config),
@@ -461,14 +459,6 @@ class Sidecar:
         for part in (self._authenticator, self._decider, self._logins):
             for cache, size in part.cache_sizes().items():
                 metrics.CACHE_ENTRIES.labels(cache).set(size)
-
-
-def _token_calls(upstream: Upstream) -> TokenCalls:
-    """What callers may ask about OpenBao tokens of their own. With a client certificate of the sidecar's no login is
-    passed on: OpenBao's `cert` method would take it for the caller's."""
-    if upstream.auth.mode != "passthrough":
-        return TokenCalls.NONE
-    return TokenCalls.AND_LOGINS if upstream.tls.cert_file is None else TokenCalls.OWN
 
 
 def _checkpoints(config: Checkpoint, clock: Clock) -> Checkpoints | None:

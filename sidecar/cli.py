@@ -137,9 +137,8 @@ def explain(
     import asyncio
 
     from sidecar.door.head import parse_head
-    from sidecar.mount_source import table_for_commands
+    from sidecar.mount_source import table_for_commands, vault_api
     from sidecar.surface.explain import explain as explain_request
-    from sidecar.surface.vault_api import VaultApi
 
     if not (method.isascii() and method.isprintable() and " " not in method) or any(c in target for c in "\r\n"):
         _fail("METHOD is one word, and TARGET has no line ends", EXIT_USAGE)
@@ -156,7 +155,7 @@ def explain(
             max_uri_bytes=loaded.limits.max_uri_bytes,
         )
         table = asyncio.run(table_for_commands(loaded))
-        result = explain_request(head, content, VaultApi(lambda: table))
+        result = explain_request(head, content, vault_api(loaded, lambda: table))
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
     _print_json(result)

@@ -18,7 +18,7 @@ One look serves all who wait for it. The mounts' own ids are compared, so that o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -28,6 +28,8 @@ from sidecar.config import Config
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
 from sidecar.surface.mounts import Mount, MountTable, merge
+from sidecar.surface.token_calls import TokenCalls
+from sidecar.surface.vault_api import VaultApi
 from sidecar.upstream.discovery import FoundMount, discover
 from sidecar.upstream.failure import unavailable
 from sidecar.upstream.login import BrokerLogin
@@ -171,6 +173,17 @@ def table_of(config: Config, mounts: Iterable[Mount]) -> MountTable:
     """The table of these mounts for the configured tenant. Their namespaces are below `upstream.namespace`."""
     upstream = config.upstream
     return MountTable(mounts, config.tenant.allowed_mounts, upstream.provider, upstream.namespace)
+
+
+def vault_api(config: Config, table: Callable[[], MountTable]) -> VaultApi:
+    """The surface over these mounts, as it serves and as `sidecar explain` tells it: one and the same.
+
+    With a client certificate of the sidecar's no login is passed on: OpenBao's `cert` method would take it for the
+    caller's.
+    """
+    upstream = config.upstream
+    own = upstream.tls.cert_file is not None
+    return VaultApi(table, token_calls=TokenCalls.under(upstream.auth.mode, own_certificate=own))
 
 
 async def table_for_commands(config: Config) -> MountTable:

@@ -9,13 +9,22 @@ from sidecar.errors import Refused
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import LocalAnswer, UpstreamRequest
 from sidecar.surface.secret_uri import parse
+from sidecar.surface.token_calls import TokenCall
 from sidecar.surface.vault_api import VaultApi
 
 
 def explain(head: Head, body: bytes, api: VaultApi) -> dict[str, Any]:
-    """What a request is, or the error that it meets. A local answer has no URI and no purpose."""
+    """What a request is, or the error that it meets. A local answer, and a call about the caller's own OpenBao token,
+    has no URI and no purpose."""
     try:
-        route = api.route(head)
+        route = api.token_call(head) or api.route(head)
+        if isinstance(route, TokenCall):
+            return {
+                "canonical_uri": None,
+                "operation": route.name,
+                "purpose": None,
+                "upstream": _upstream(route.request(body)),
+            }
         if isinstance(route, LocalAnswer):
             return {
                 "canonical_uri": None,

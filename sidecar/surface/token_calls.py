@@ -45,6 +45,13 @@ class TokenCalls(Enum):
     OWN = auto()
     AND_LOGINS = auto()
 
+    @classmethod
+    def under(cls, mode: str, *, own_certificate: bool) -> TokenCalls:
+        """Those served where `upstream.auth.mode` is `mode`, and the sidecar has a client certificate or has none."""
+        if mode != "passthrough":
+            return cls.NONE
+        return cls.OWN if own_certificate else cls.AND_LOGINS
+
 
 @dataclass(frozen=True, slots=True)
 class TokenCall:

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import requests
 
-from sidecar.app import _token_calls
-from sidecar.config import Upstream
 from sidecar.door.head import Head
 from sidecar.errors import Code, Refused
 from sidecar.surface.mounts import Mount, MountTable
@@ -304,8 +302,7 @@ def test_up_01_nobody_acts_on_the_tokens_of_others(
 
 def test_up_01_with_a_client_certificate_of_the_sidecars_no_login_is_passed_on() -> None:
     """OpenBao's `cert` method would take it for the caller's, whatever the body says."""
-    tls = {"cert_file": "a", "key_file": "b"}
-    serves = _token_calls(Upstream.model_validate({"auth": {"mode": "passthrough"}, "tls": tls}))
+    serves = TokenCalls.under("passthrough", own_certificate=True)
     assert serves is TokenCalls.OWN
     api = VaultApi(lambda: MountTable([Mount("secret", "kv2")], ["secret"]), token_calls=serves)
     assert api.token_call(Head("GET", "/v1/auth/token/lookup-self", None, {})) is not None
@@ -318,4 +315,4 @@ def test_up_01_with_a_client_certificate_of_the_sidecars_no_login_is_passed_on()
 
 @pytest.mark.parametrize("mode", ["broker", "exchange"])
 def test_up_01_in_the_other_modes_no_call_about_tokens_is_passed_on(mode: str) -> None:
-    assert _token_calls(Upstream.model_validate({"auth": {"mode": mode}})) is TokenCalls.NONE
+    assert TokenCalls.under(mode, own_certificate=False) is TokenCalls.NONE

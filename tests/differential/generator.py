@@ -20,6 +20,7 @@ FURTHER: Final = (
     Mount("pki", "pki", "ns1"),
     Mount("kv1", "kv1", "ns1/child"),
     Mount("team/kv", "kv2", "ns2"),
+    Mount('"<[^{|}]>`', "kv2"),
 )
 """Mounts that the requests need beside the lab's, so that each engine is nested and in namespaces too; no database is
 configured there."""

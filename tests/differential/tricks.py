@@ -46,6 +46,8 @@ def path_piece(rng: Random, draft: Draft) -> None:
 
 def encode_octet(rng: Random, draft: Draft) -> None:
     """Percent-encodes one octet of the path, in either case."""
+    if len(draft.target) < 2:  # another trick has left nothing of the path
+        return
     at = rng.randrange(1, len(draft.target))
     spelt = f"%{draft.target[at]:02x}"
     draft.target = draft.target[:at] + rng.choice([spelt, spelt.upper()]).encode() + draft.target[at + 1 :]
@@ -55,7 +57,7 @@ def change_segment(rng: Random, draft: Draft) -> None:
     """Drops, doubles, replaces or adds one segment, or changes its case."""
     path, mark, query = draft.target.partition(b"?")
     segments = path.split(b"/")
-    at = rng.randrange(1, len(segments))
+    at = rng.randrange(1, len(segments)) if len(segments) > 1 else 0
     match rng.randrange(5):
         case 0:
             del segments[at]
