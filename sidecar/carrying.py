@@ -160,6 +160,10 @@ class RequestDesk:
         trail.forwarded = True
         await self._stages.write_down(trail, Event.SECRET_ERROR, Effect.ERROR, Phase.OUTCOME, Code.UPSTREAM_ERROR)
 
+    async def note_repeated(self) -> None:
+        """See `Desk.note_repeated`."""
+        await self._stages.write_down(self._trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
+
     def _provider(self, uri: SecretUri) -> Provider:
         return self._providers[uri.engine or uri.provider]
 

@@ -27,7 +27,9 @@ class SecretsApi:
     async def answer(self, call: Call, body: bytes, desk: Desk) -> Reply:
         """Carries a request out. Raises `Refused`."""
         call.check_body(body)
-        return await self._idempotency.once(call, desk.caller, body, lambda: self._answer(call, body, desk))
+        return await self._idempotency.once(
+            call, desk.caller, body, lambda: self._answer(call, body, desk), desk.note_repeated
+        )
 
     async def _answer(self, call: Call, body: bytes, desk: Desk) -> Reply:
         query, changes = call.query, self._changes

@@ -18,6 +18,7 @@ from sidecar.errors import Code, Refused
 from sidecar.secrets.desk import Desk, Held, Reply, Want, obtain_one
 from sidecar.secrets.provenance import Provenance
 from sidecar.secrets.providers.port import Conflict, Current, Provider, Values, Work, not_found
+from sidecar.surface.json_body import write as as_json
 from sidecar.surface.operation import UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.bodies import Generate, Rotate
@@ -106,7 +107,7 @@ class Changes:
         """The change itself, under its permit, and the stamp of who made the secret."""
         async with self._locks.of(uri):
             changed = await change(work, provider, uri, made, cas)
-        await self._provenance.stamp(desk, work, provider, uri)
+        await self._provenance.stamp(desk, work, provider, uri, version=changed.version)
         return changed
 
     async def rotate(self, desk: Desk, uri: SecretUri, body: Rotate, cas: int | None) -> Reply:
@@ -156,15 +157,19 @@ class Changes:
             await held.use(lambda work, provider: self.take_away(work, provider, uri))
         return Reply(200, {"uri": str(uri), "deleted": True, "destroyed": destroy})
 
-    async def take_away(self, work: Work, provider: Provider, uri: SecretUri) -> None:
-        """Deletes the latest version, or writes one without the key. Raises `Refused`: NOT_FOUND."""
+    async def take_away(self, work: Work, provider: Provider, uri: SecretUri, only: Values | None = None) -> None:
+        """Deletes the latest version, or writes one without the key; where `only` is given, only while the secret, or
+        the key, still reads so. Raises `Refused`: NOT_FOUND, VERSION_CONFLICT."""
         async with self._locks.of(uri):
             if uri.fragment is None:
-                if (await provider.current(work, uri)).values is None:
+                values = (await provider.current(work, uri)).values
+                if values is None:
                     raise not_found()
+                if only is not None and not same(values, only):
+                    raise conflict()
                 await provider.delete(work, uri)
             else:
-                await change(work, provider, uri, without_key(uri.fragment), None)
+                await change(work, provider, uri, without_key(uri.fragment, only), None)
 
     async def undelete(self, desk: Desk, uri: SecretUri, versions: list[int]) -> Reply:
         """`POST /api/secrets/undelete`."""
@@ -202,12 +207,20 @@ def to_value(uri: SecretUri, value: Any) -> Change:
     return lambda current: {**(current or {}), key: value}
 
 
-def without_key(key: str) -> Change:
-    """The map without one key. Raises `Refused`: NOT_FOUND where it has no such key."""
+def same(one: object, other: object) -> bool:
+    """Whether two values are written alike, numbers to the digit."""
+    return as_json({"": one}) == as_json({"": other})
+
+
+def without_key(key: str, only: Values | None = None) -> Change:
+    """The map without one key; where `only` is given, only while the key's value is the one there. Raises `Refused`:
+    NOT_FOUND where it has no such key, VERSION_CONFLICT."""
 
     def made(current: Values | None) -> Values:
         if current is None or key not in current:
             raise not_found()
+        if only is not None and not same(current[key], only[key]):
+            raise conflict()
         return {name: value for name, value in current.items() if name != key}
 
     return made

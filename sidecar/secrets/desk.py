@@ -76,6 +76,9 @@ class Desk(Protocol):
     async def note_unstamped(self, uri: SecretUri) -> None:
         """Records that the maker of a secret could not be stamped on it."""
 
+    async def note_repeated(self) -> None:
+        """Records that the answer of an earlier request is given again; nothing is carried out."""
+
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         """Which of these the caller may know of, in one question to the PDP; no grants are opened."""
 

@@ -40,10 +40,19 @@ class Idempotency:
     def __init__(self, clock: Clock) -> None:
         self._seen: TTLCache[Key, _Seen] = TTLCache(REMEMBERED, SECONDS, timer=clock.elapsed)
 
-    async def once(self, call: Call, caller: Caller, body: bytes, carry_out: Callable[[], Awaitable[Reply]]) -> Reply:
-        """The answer of the first request with this key. One that failed is tried again.
+    async def once(
+        self,
+        call: Call,
+        caller: Caller,
+        body: bytes,
+        carry_out: Callable[[], Awaitable[Reply]],
+        note_repeated: Callable[[], Awaitable[None]],
+    ) -> Reply:
+        """The answer of the first request with this key; `note_repeated` records that it is given again. One that
+        failed is tried again.
 
-        Raises `Refused`: MALFORMED_REQUEST where the key was another request's.
+        Raises `Refused`: MALFORMED_REQUEST where the key was another request's; what the first was refused with, to who
+        waited for it, to be recorded anew.
         """
         if not call.idempotency_key:
             return await carry_out()
@@ -53,7 +62,12 @@ class Idempotency:
         if seen is not None:
             if seen.digest != digest:
                 raise Refused(Code.MALFORMED_REQUEST, "this Idempotency-Key was sent with another request")
-            return await asyncio.shield(seen.answer)
+            try:
+                reply = await asyncio.shield(seen.answer)
+            except Refused as refused:
+                raise Refused(refused.code, refused.message, headers=refused.headers, wanted=refused.wanted) from None
+            await note_repeated()
+            return reply
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
         self._seen[key] = _Seen(digest, answer)

@@ -38,13 +38,18 @@ class Provenance:
         self._clock = clock
         self._stamped: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
-    async def stamp(self, desk: Desk, work: Work, provider: Provider, uri: SecretUri) -> None:
-        """Stamps the secret that was just written, where it has no maker yet. Never raises `Refused`."""
+    async def stamp(
+        self, desk: Desk, work: Work, provider: Provider, uri: SecretUri, *, version: int | None = None
+    ) -> None:
+        """Stamps the secret that was just written in this version, where it has no maker yet. Never raises `Refused`.
+
+        A first version is a new secret, whatever was there before: its metadata went with the old one.
+        """
         if Act.METADATA not in provider.can:
             return
         secret = uri.without_fragment().without_version()
         name = str(secret)
-        if name in self._stamped:
+        if name in self._stamped and version != 1:
             return
         try:
             labels = (await provider.metadata(work, secret)).labels
@@ -62,7 +67,3 @@ class Provenance:
             metrics.PROVENANCE_FAILURES.inc()
             _log.warning("a secret was not stamped with its maker", reason=reason)
             await desk.note_unstamped(secret)
-
-    def forget(self, uri: SecretUri) -> None:
-        """The secret and its metadata are gone."""
-        self._stamped.pop(str(uri.without_fragment().without_version()), None)

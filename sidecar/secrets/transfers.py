@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.errors import Code, Refused
-from sidecar.secrets.changes import Changed, Changes, PathLocks, check_unversioned, to_value
+from sidecar.secrets.changes import Changed, Changes, PathLocks, check_unversioned, same, to_value
 from sidecar.secrets.desk import Desk, Held, Reply, Want
 from sidecar.secrets.providers.port import Found, Provider, Values, Work
 from sidecar.secrets.views import pick
-from sidecar.surface.json_body import write as as_json
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.bodies import Transfer
 from sidecar.surface.secrets.operations import Act
@@ -62,7 +61,8 @@ class Transfers:
             async def put(work: Work, provider: Provider) -> Changed:
                 if resumed:
                     current = await provider.current(work, target)
-                    if current.values is not None and _same(_at(target, current.values), value):
+                    at = _MISSING if current.values is None else _at(target, current.values)
+                    if at is not _MISSING and same(at, value):
                         return Changed(current.cas, current.cas, False)
                 made = to_value(target, value)
 
@@ -75,15 +75,9 @@ class Transfers:
 
             changed = await writing.use(put)
             for permit in deleting:
-                await permit.use(lambda work, provider: self._remove(work, provider, source, found))
+                # What was copied, and nothing newer: a value written meanwhile stays, and the move is a conflict.
+                await permit.use(lambda work, provider: self._changes.take_away(work, provider, source, found.values))
         return Reply(200, {"fromUri": str(source), "toUri": str(target), "version": changed.version})
-
-    async def _remove(self, work: Work, provider: Provider, source: SecretUri, found: Found) -> None:
-        """Deletes what was copied, and nothing newer: a version written meanwhile stays."""
-        current = await provider.current(work, source)
-        if current.values is not None and current.cas is not None and current.cas != found.version:
-            raise Refused(Code.VERSION_CONFLICT, "the source was changed while it was moved; it is in both places now")
-        await self._changes.take_away(work, provider, source)
 
 
 def _check(source: SecretUri, target: SecretUri, *, move: bool) -> None:
@@ -98,8 +92,3 @@ def _check(source: SecretUri, target: SecretUri, *, move: bool) -> None:
 
 def _at(uri: SecretUri, values: Values) -> Any:
     return values if uri.fragment is None else values.get(uri.fragment, _MISSING)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are written alike, numbers to the digit."""
-    return one is not _MISSING and as_json({"": one}) == as_json({"": other})

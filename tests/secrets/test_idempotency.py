@@ -1,0 +1,110 @@
+"""`Idempotency-Key`: carried out once, answered as the first time, to the same caller and request only."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from sidecar.errors import Code, Refused
+from sidecar.secrets.desk import Reply
+from sidecar.secrets.idempotency import SECONDS, Idempotency
+from sidecar.surface.secrets.endpoints import ROWS, Call, Endpoint
+from tests.decision.making import caller, clock
+
+ROTATE = Call(next(row for row in ROWS if row.endpoint is Endpoint.ROTATE), idempotency_key="key")
+COPY = Call(next(row for row in ROWS if row.endpoint is Endpoint.COPY), idempotency_key="key")
+
+
+class Tried:
+    """Counts what is carried out and what is repeated."""
+
+    def __init__(self) -> None:
+        self.clock = clock()
+        self.once = Idempotency(self.clock)
+        self.done = self.repeated = 0
+        self.gate: asyncio.Event | None = None
+        self.failure: BaseException | None = None
+
+    async def carry_out(self) -> Reply:
+        self.done += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return Reply(200, {"version": self.done})
+
+    async def repeat(self) -> None:
+        self.repeated += 1
+
+    async def ask(self, call: Call = ROTATE, subject: str = "app", body: bytes = b"{}", issuer: str = "i") -> int:
+        who = caller(subject, issuer=issuer)
+        reply = await self.once.once(call, who, body, self.carry_out, self.repeat)
+        return int(reply.body["version"])
+
+
+async def test_the_same_again_is_answered_again_and_recorded() -> None:
+    tried = Tried()
+    assert [await tried.ask(), await tried.ask()] == [1, 1]
+    assert (tried.done, tried.repeated) == (1, 1)
+
+
+async def test_at_the_same_time_too() -> None:
+    tried = Tried()
+    tried.gate = asyncio.Event()
+    asked = [asyncio.create_task(tried.ask()) for _ in range(5)]
+    await asyncio.sleep(0)
+    tried.gate.set()
+    assert set(await asyncio.gather(*asked)) == {1}
+    assert (tried.done, tried.repeated) == (1, 4)
+
+
+async def test_another_callers_key_is_another_key() -> None:
+    """Neither learns that the other used it."""
+    tried = Tried()
+    assert [await tried.ask(), await tried.ask(subject="other"), await tried.ask(issuer="j")] == [1, 2, 3]
+    assert await tried.ask(COPY) == 4
+    assert tried.repeated == 0
+
+
+async def test_another_request_with_the_key_is_refused() -> None:
+    tried = Tried()
+    await tried.ask()
+    for call, body in ((ROTATE, b'{"a":1}'), (replace(ROTATE, cas=3), b"{}")):
+        with pytest.raises(Refused) as caught:
+            await tried.ask(call, body=body)
+        assert caught.value.code is Code.MALFORMED_REQUEST
+    assert tried.done == 1
+
+
+async def test_what_failed_is_tried_again_and_each_who_waited_has_a_refusal_of_its_own() -> None:
+    tried = Tried()
+    tried.gate, tried.failure = asyncio.Event(), Refused(Code.UPSTREAM_TIMEOUT, "slow")
+    asked = [asyncio.create_task(tried.ask()) for _ in range(2)]
+    await asyncio.sleep(0)
+    tried.gate.set()
+    first, second = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(first, Refused)
+    assert isinstance(second, Refused)
+    assert (first.code, second.code, first is second) == (Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_TIMEOUT, False)
+    tried.failure = None
+    assert await tried.ask() == 2
+
+
+async def test_a_first_that_was_cut_leaves_no_one_waiting() -> None:
+    tried = Tried()
+    tried.gate = asyncio.Event()
+    first, second = (asyncio.create_task(tried.ask()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(Refused) as caught:
+        await second
+    assert caught.value.code is Code.OVERLOADED
+
+
+async def test_a_key_is_forgotten_after_a_day() -> None:
+    tried = Tried()
+    await tried.ask()
+    tried.clock.advance(SECONDS + 1)
+    assert await tried.ask() == 2
