@@ -13,7 +13,11 @@ import yaml
 
 from tests.test_config import minimal, with_
 
-pytestmark = pytest.mark.real  # each call is a process of its own, as for a person
+RUN_SECONDS = 240
+"""After which a command hangs. On a machine whose cores are all taken the start alone can last a minute."""
+
+# Each call is a process of its own, as for a person; a test has a few.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(4 * RUN_SECONDS)]
 
 SECRET = "hunter2secret"
 POLICY = '@id("all")\n@max_uses("3")\npermit (principal == Workload::"app", action == Action::"read", resource);\n'
@@ -24,7 +28,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "sidecar", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=RUN_SECONDS,
         check=False,
         env={"PATH": "/usr/bin:/bin", **environment},
     )

@@ -20,16 +20,28 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
 GO_CLIENT = ROOT / "tests" / "clients" / "go"
+NODE_CLIENT = ROOT / "tests" / "clients" / "node"
+CERBOS = ROOT / "tests" / "real" / "cerbos"
+
+
+def digest(*contents: bytes) -> str:
+    """What files that hold this are kept by."""
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
 def version_of(source: Path) -> str:
     """The version of a program of ours: what its files say."""
-    said = b"\0".join(path.read_bytes() for path in sorted(source.iterdir()) if path.is_file())
-    return hashlib.sha256(said).hexdigest()[:16]
+    return digest(*(path.read_bytes() for path in sorted(source.iterdir()) if path.is_file()))
 
 
 # Built by Go, once per machine.
-GO_PROGRAMS = {"helm": "3.22.0", "kube-apiserver": "1.34.4", "openbao-client": version_of(GO_CLIENT)}
+GO_PROGRAMS = {
+    "helm": "3.22.0",
+    "kube-apiserver": "1.34.4",
+    "opa": "1.22.2",
+    "openbao-client": version_of(GO_CLIENT),
+    "openfga": "1.22.1",
+}
 GO = (1, 26)  # what the newest of them asks for
 KAFKA = "4.4.0"
 NODE = (18, 0)
@@ -66,6 +78,14 @@ def to_be_built() -> list[str]:
         for name, version in GO_PROGRAMS.items()
         if not (cache() / f"{name}-{version}" / name).exists()
     ]
+
+
+def to_be_fetched() -> list[str]:
+    """What npm still has to fetch on this machine: each is kept by the digest of what names it."""
+    node_vault = digest((NODE_CLIENT / "package.json").read_bytes(), (NODE_CLIENT / "package-lock.json").read_bytes())
+    cerbos = digest((CERBOS / "package-lock.json").read_bytes())
+    kept = {"node-vault": f"node-{node_vault}", "Cerbos": f"cerbos-{cerbos}"}
+    return [name for name, folder in kept.items() if not (cache() / folder / "node_modules").exists()]
 
 
 def kafka_is_fetched() -> bool:
@@ -155,10 +175,12 @@ def node() -> Finding:
 
 
 def npm() -> Finding:
-    """npm fetches node-vault, once."""
-    if any(cache().glob("node-*/node_modules")):
-        return Finding("npm", "not needed: node-vault is there", TEST)
-    return program("npm", TEST, "npm")
+    """npm fetches node-vault and Cerbos, once."""
+    missing = ", ".join(to_be_fetched())
+    if not missing:
+        return Finding("npm", "not needed: all that it fetches is there", TEST)
+    path = shutil.which("npm") or ""
+    return Finding("npm", path, TEST, "" if path else f"missing; it fetches, once: {missing}", "npm")
 
 
 def space(name: str, folder: Path, gib: float) -> Finding:

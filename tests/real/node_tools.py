@@ -17,9 +17,7 @@ _LAST_CHARACTERS: Final = 2000
 def cached_node_modules(source: Path) -> Path:
     """The `node_modules` that `source`'s package-lock.json names; installs them where this machine does not have them
     yet. The lock names no registry: npm takes the machine's own. Raises `CannotBuild`."""
-    manifests = [source / "package.json", source / "package-lock.json"]
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in manifests)).hexdigest()[:16]
-    folder = cache_dir() / f"node-{digest}"
+    folder = kept_in(source)
     installed = folder / "node_modules"
     if installed.exists():
         return installed
@@ -27,13 +25,23 @@ def cached_node_modules(source: Path) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may find it missing at once
         if not installed.exists():
-            _install(manifests, folder)
+            _install(_manifests(source), folder)
     return installed
+
+
+def kept_in(source: Path) -> Path:
+    """Where they are kept, by what `source` says of them."""
+    said = b"\0".join(path.read_bytes() for path in _manifests(source))
+    return cache_dir() / f"node-{hashlib.sha256(said).hexdigest()[:16]}"
 
 
 def node() -> str:
     """The interpreter. Raises `CannotBuild`."""
     return _program("node")
+
+
+def _manifests(source: Path) -> list[Path]:
+    return [source / "package.json", source / "package-lock.json"]
 
 
 def _install(manifests: list[Path], folder: Path) -> None:

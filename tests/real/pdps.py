@@ -24,7 +24,7 @@ import yaml
 from sidecar.dev import leash
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
-from tests.real.go_tools import GoTool, cache_dir
+from tests.real.go_tools import CannotBuild, GoTool, cache_dir
 
 OPA: Final = GoTool("opa", "1.22.2", "github.com/open-policy-agent/opa", cold_seconds=110)
 OPENFGA: Final = GoTool("openfga", "1.22.1", "github.com/openfga/openfga/cmd/openfga", cold_seconds=210)
@@ -37,12 +37,19 @@ _BLOCK: Final = re.compile(r"^```(\w+)\n(?:# (\S+\.\w+)\n)?(.*?)^```$", re.MULTI
 _PORT: Final = re.compile(r"127\.0\.0\.1:(\d+)")
 
 
+def cerbos_folder() -> Path:
+    """Where Cerbos is kept, by its lock file's digest."""
+    lock = (_CERBOS / "package-lock.json").read_bytes()
+    return cache_dir() / f"cerbos-{hashlib.sha256(lock).hexdigest()[:16]}"
+
+
 def cerbos() -> Path:
     """Cerbos' program, by the lock file's digests."""
-    lock = (_CERBOS / "package-lock.json").read_bytes()
-    folder = cache_dir() / f"cerbos-{hashlib.sha256(lock).hexdigest()[:16]}"
+    folder = cerbos_folder()
     binary = folder / "node_modules" / "@cerbos" / "cerbos-linux-x64" / "cerbos-linux-x64"
     if not binary.exists():
+        if shutil.which("npm") is None:
+            raise CannotBuild("npm is needed for Cerbos: apt-get install npm (`make doctor`)")
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
         shutil.copytree(_CERBOS, unfinished, dirs_exist_ok=True)
         command = [

@@ -15,13 +15,15 @@ from tests.real import kafka
 from tests.real.go_tools import GoTool, own_program
 from tests.real.helm import HELM
 from tests.real.kube import KUBE_APISERVER
+from tests.real.node_tools import kept_in
+from tests.real.pdps import OPA, OPENFGA, cerbos_folder
 from tools import doctor
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCRIPT: Final = ROOT / "tools" / "doctor.py"
 
 
-BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER, own_program(doctor.GO_CLIENT, cold_seconds=80)]
+BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER, OPA, OPENFGA, own_program(doctor.GO_CLIENT, cold_seconds=80)]
 """All that `cached_go_tool` is asked for."""
 
 
@@ -145,9 +147,17 @@ def test_a_node_that_cannot_run_node_vault_is_too_old(machine: Machine, says: st
     assert (machine.doctor().returncode == 0) is fit
 
 
-def test_npm_is_not_asked_for_once_it_has_done_its_part(machine: Machine) -> None:
-    (machine.cache / "openbao-sidecar" / "node-0123" / "node_modules").mkdir(parents=True)
-    (machine.bin / "npm").unlink()
+def test_npm_is_asked_for_until_all_that_it_fetches_is_there(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(machine.cache))
+    (machine.cache / "openbao-sidecar" / "node-of-another-lock" / "node_modules").mkdir(parents=True)
+    for name, folder in (("node-vault", kept_in(doctor.NODE_CLIENT)), ("Cerbos", cerbos_folder())):
+        done = machine.without("npm").doctor()
+        assert done.returncode == 1
+        assert name in done.stdout
+        assert machine.doctor("--packages").stdout == "npm\n"
+        (folder / "node_modules").mkdir(parents=True)
     assert machine.doctor().returncode == 0
 
 
