@@ -57,6 +57,7 @@ from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
 from sidecar.upstream.lease_tokens import LeaseTokens
 from sidecar.upstream.logins import Logins
+from sidecar.upstream.pool import exact_session
 from sidecar.upstream.release import Release
 
 _log = structlog.get_logger(__name__)
@@ -143,9 +144,7 @@ class Sidecar:
             register_secret(config.upstream.auth.token.get_secret_value().strip())
         self._refs = ResourceRefs(config.tenant.id or "", *self._salts())
         await self._start_tracing()
-        http = await stack.enter_async_context(
-            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
-        )
+        http = await stack.enter_async_context(exact_session())
 
         with_kafka = config.audit.kafka.bootstrap_servers is not None
         journal = self._journal = await Journal.open(
@@ -303,9 +302,7 @@ class Sidecar:
             self._background(self._recorder.run())
         if candidate.pdp is None:
             return
-        http = await self._stack.enter_async_context(
-            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
-        )
+        http = await self._stack.enter_async_context(exact_session())
 
         async def build() -> Pdp:
             if candidate.pdp == "cedar":

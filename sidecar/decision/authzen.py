@@ -53,7 +53,8 @@ class AuthzenPdp:
     """Asks a PDP at a URL, over the connections of a session."""
 
     def __init__(self, config: Authzen, session: aiohttp.ClientSession, clock: Clock | None = None) -> None:
-        """Reads certificates and the pointer to obligations. The session keeps no cookies and heeds no proxy variables.
+        """Reads certificates and the pointer to obligations. The session keeps no cookies, heeds no proxy variables,
+        and takes nothing for an answer that came before the question: another's would decide for this one.
 
         Raises:
             ValueError: where the configuration cannot be used.

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
-
 from sidecar.caller.identity import Binding, BindingKind, Caller
 from sidecar.clock import SystemClock
 from sidecar.config import Config
@@ -26,6 +24,7 @@ from sidecar.errors import Code, Refused
 from sidecar.surface.engines import ENGINES
 from sidecar.surface.operation import Operation, Purpose, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
+from sidecar.upstream.pool import exact_session
 
 _LIFE_SECONDS: Final = 3600
 _NOWHERE: Final = UpstreamRequest("GET", "/")
@@ -66,7 +65,7 @@ def shown(obligations: Obligations) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def open_pdp(kind: str, cedar: Cedar, authzen: Authzen) -> AsyncIterator[Pdp]:
     """The PDP that these sections name. Raises PolicyError."""
-    async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as http:
+    async with exact_session() as http:
         if kind == "cedar":
             yield CedarPdp(cedar)
         else:

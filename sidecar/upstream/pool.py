@@ -1,4 +1,4 @@
-"""Connections to OpenBao that never hand one caller's answer to the next.
+"""Connections to OpenBao, and to a PDP, that never hand one caller's answer to the next.
 
 aiohttp already discards a connection whose answer was not read to its end. What it does not see are bytes that come
 where no answer is awaited, behind the end of an answer. On a connection kept alive they would be taken for the next
@@ -48,7 +48,7 @@ class ExactConnection(ResponseHandler):
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from OpenBao; none where aiohttp only goes on with what it holds."""
+        """Bytes that came; none where aiohttp only goes on with what it holds."""
         if data and not self._awaiting:
             self._cut()
             return
@@ -74,9 +74,15 @@ class ExactConnection(ResponseHandler):
 class Pool(aiohttp.TCPConnector):
     """A connector whose connections are exact."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext | bool = True) -> None:
         super().__init__(ssl=context, limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS)
         if not hasattr(self, "_factory"):
             raise RuntimeError("this aiohttp makes its connections in another way; the pool must be adapted")
         make: type[ResponseHandler] = ExactConnection
         self._factory = functools.partial(make, loop=self._loop)
+
+
+def exact_session() -> aiohttp.ClientSession:
+    """A session of exact connections. It keeps no cookies, heeds no proxy variables, and trusts what the system trusts
+    where a request does not say otherwise."""
+    return aiohttp.ClientSession(connector=Pool(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)

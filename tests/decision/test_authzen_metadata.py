@@ -12,6 +12,7 @@ import pytest
 from sidecar.config.tree import Authzen
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.authzen_metadata import metadata_url
+from sidecar.upstream.pool import exact_session
 from tests.decision.making import question
 from tests.decision.pdp_server import Exchange, PdpServer
 
@@ -20,7 +21,7 @@ DEFAULTS = ["/access/v1/evaluation", "/access/v1/evaluations"]
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as opened:
+    async with exact_session() as opened:
         yield opened
 
 

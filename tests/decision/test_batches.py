@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sidecar.decision.pdp import AllowAll, PdpAccess, PdpOutage
 from sidecar.decision.permit import Denied, Obligations, Question, Verdict
 from sidecar.errors import Code, Refused
 from sidecar.surface.secret_uri import SecretUri
+from sidecar.upstream.pool import exact_session
 from tests.decision.making import caller, cedar, cedar_folder, clock, permitting, question
 from tests.decision.pdp_server import Exchange, PdpServer
 
@@ -27,7 +27,7 @@ URIS = [SecretUri("openbao", "kv2", "secret", ("app", f"s{number}")) for number 
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as opened:
+    async with exact_session() as opened:
         yield opened
 
 
@@ -112,47 +112,7 @@ async def test_nothing_is_asked_for_nothing(session: aiohttp.ClientSession) -> N
 
 
 # -- the answer ------------------------------------------------------------------------------------------------------
-TRUE, FALSE = {"decision": True}, {"decision": False}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"evaluations": [TRUE, TRUE]},
-        {"evaluations": [TRUE, TRUE, TRUE, TRUE]},
-        {"evaluations": []},
-        {"evaluations": None},
-        {"evaluations": {"0": TRUE, "1": TRUE, "2": TRUE}},
-        {"evaluations": [TRUE, True, TRUE]},
-        {"evaluations": [TRUE, None, TRUE]},
-        {"evaluations": [TRUE, {}, TRUE]},
-        {"evaluations": [TRUE, {"decision": "true"}, TRUE]},
-        {"evaluations": [TRUE, {"decision": 1}, TRUE]},
-        {"evaluations": [TRUE, {"decision": [True]}, TRUE]},
-        {"evaluations": [TRUE, {"decision": True, "context": []}, TRUE]},
-        {"evaluations": [[TRUE, TRUE, TRUE]]},
-        {"decision": True},
-        {"decision": True, "evaluations": [TRUE]},
-        [TRUE, TRUE, TRUE],
-        b'{"evaluations": [{"decision": true}, {"decision": false, "decision": true}, {"decision": true}]}',
-        b'{"evaluations": [{"decision": true}, {"decision": true}, {"decision": true}], "evaluations": []}',
-        b'{"evaluations": [{"decision": true}, {"decision": true}, {"decision": true}]} x',
-        b'{"evaluations": [{"decision": true}, {"decision": true}, {"decision": true',
-    ],
-    ids=lambda body: (body if isinstance(body, bytes) else json.dumps(body).encode())[:70].decode(),
-)
-async def test_pdp_04_an_answer_of_another_number_or_form_is_none_for_any(
-    body: Any, session: aiohttp.ClientSession
-) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.answer(body if isinstance(body, bytes) else json.dumps(body).encode())
-
-    async with PdpServer(script) as server:
-        with pytest.raises(Refused) as refused:
-            await pdp(server, session).evaluate_many(questions(3))
-        assert len(server.exchanges) == 1
-    assert refused.value.code is Code.PDP_UNAVAILABLE
-    assert not isinstance(refused.value, PdpOutage)
+TRUE = {"decision": True}
 
 
 async def test_an_error_or_an_obligation_inside_is_that_items_own(session: aiohttp.ClientSession) -> None:

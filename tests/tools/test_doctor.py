@@ -147,9 +147,7 @@ def test_a_node_that_cannot_run_node_vault_is_too_old(machine: Machine, says: st
     assert (machine.doctor().returncode == 0) is fit
 
 
-def test_npm_is_asked_for_until_all_that_it_fetches_is_there(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_npm_is_asked_for_until_all_that_it_fetches_is_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(machine.cache))
     (machine.cache / "openbao-sidecar" / "node-of-another-lock" / "node_modules").mkdir(parents=True)
     for name, folder in (("node-vault", kept_in(doctor.NODE_CLIENT)), ("Cerbos", cerbos_folder())):
