@@ -165,7 +165,7 @@ class Sidecar:
         logins = self._logins = Logins(config.upstream)
         await logins.start()
         stack.push_async_callback(logins.stop)
-        ledger = Ledger(config.audit.spool_dir, self._salts()[-1], config.limits.max_leases)
+        ledger = Ledger(config.audit.spool_dir, self._salts(), config.limits.max_leases)
         leases = self._leases = LeaseBook(ledger, config.tenant.id or "", lambda: self._mounts.table, clock)
         await leases.open()
         stack.push_async_callback(leases.close)
@@ -184,8 +184,6 @@ class Sidecar:
         stack.push_async_callback(mounts.close)
         await mounts.refresh()
         self._background(mounts.keep_fresh())
-
-        # The oldest salt, so that a rotation leaves the ledger readable until that salt is removed.
 
         authenticator = self._authenticator = Authenticator(config, clock, http)
         await authenticator.start()
@@ -281,7 +279,9 @@ class Sidecar:
         return salts
 
     async def _reload_salts(self) -> None:
-        self._refs.use(self._salts())
+        salts = self._salts()
+        self._refs.use(salts)
+        await self._leases.use(salts)
 
     def _needs_attributes(self) -> bool:
         """Whether the PDP looks at what a secret's metadata says, or whoever is told of its decisions. A remote one is

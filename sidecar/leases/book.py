@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ from sidecar.clock import Clock
 from sidecar.errors import Code, Refused
 from sidecar.leases import answer as answers
 from sidecar.leases.ledger import Held, Ledger
+from sidecar.leases.names import Holder
 from sidecar.surface.leases import not_held
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import Issue, Operation, Purpose
@@ -55,6 +56,10 @@ class LeaseBook:
         """Closes it."""
         await self._on_thread(self._ledger.close)
         self._thread.shutdown()
+
+    async def use(self, salts: Sequence[bytes]) -> None:
+        """Other salts of the tenant from now on, the current one first."""
+        await self._on_thread(lambda: self._ledger.use(salts))
 
     @property
     def warning(self) -> str:
@@ -111,19 +116,25 @@ class LeaseBook:
         self._entries += len(issued)
         return issued[0].held if issued else ""
 
-    async def _acted(self, operation: Operation, holder: bytes, raw: bytes, now: float) -> None:
-        held = await self._durably(lambda: self._ledger.find(operation.holds, holder, now))
-        if held is None:  # ended meanwhile
-            return
+    async def _acted(self, operation: Operation, holder: Holder, raw: bytes, now: float) -> None:
+        ends = None
         if operation.purpose is Purpose.RENEW:
             try:
-                held = replace(held, expires=now + answers.duration(answers.read(raw)))
+                ends = now + answers.duration(answers.read(raw))
             except ValueError as error:
                 raise untrustworthy(str(error)) from None
-        else:
-            # It stays the holder's, who may ask twice; no token need live for it.
-            held = replace(held, token="")
-        await self._durably(lambda: self._ledger.add(operation.holds, holder, held))
+        await self._durably(lambda: self._keep(operation.holds, holder, now, ends))
+
+    def _keep(self, name: str, holder: Holder, now: float, ends: float | None) -> None:
+        """A lease that was renewed until `ends`, or revoked, on the ledger's thread: in one step, as several of a
+        lease's requests may end at once."""
+        held = self._ledger.find(name, holder, now)
+        if held is None:  # ended meanwhile
+            return
+        # What was revoked stays the holder's, who may ask twice; no token need live for it. Of two renewals the answers
+        # may come in another order than OpenBao made them: the later end counts, or the token would be let go too soon.
+        held = replace(held, token="") if ends is None else replace(held, expires=max(held.expires, ends))
+        self._ledger.add(name, holder, held)
 
     async def token_of(self, operation: Operation, caller: Caller) -> str:
         """The accessor of the token that a lease was made under; empty where it is not known. Raises `Refused`."""
@@ -131,8 +142,8 @@ class LeaseBook:
         held = await self._durably(lambda: self._ledger.find(operation.holds, holder, now))
         return held.token if held is not None else ""
 
-    def _holder(self, caller: Caller) -> bytes:
-        return self._ledger.holder(self._tenant_id, caller.issuer, caller.subject)
+    def _holder(self, caller: Caller) -> Holder:
+        return (self._tenant_id, caller.issuer, caller.subject)
 
     def _issuer_of(self, held: Held) -> SecretUri:
         """What issued it, as the mounts stand now: a mount that has gone, or has another engine, issued nothing."""

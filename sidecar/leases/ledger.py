@@ -2,7 +2,8 @@
 
 It tells nothing to who reads it: leases, certificates and holders stand in it as HMACs under the tenant's salt, and
 what issued them is sealed (AES-256-GCM under a key made from the salt), each row bound to all of its parts, so that a
-row that somebody else wrote, moved or changed is nobody's. A row stands durably before its lease is released.
+row that somebody else wrote, moved or changed is nobody's. A row stands durably before its lease is released. Rows are
+written under the current salt and found under those before it too, so that its rotation takes nobody's leases.
 
 All calls block; they belong on one thread. `sqlite3.Error` and `OSError` say that the disk refuses.
 """
@@ -10,25 +11,24 @@ All calls block; they belong on one thread. `sqlite3.Error` and `OSError` say th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import structlog
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from sidecar.leases.names import Holder, Names
 
 NAME: Final = "leases.db"
 GRACE_SECONDS: Final = 300.0
 """A row stays this much longer than its lease: OpenBao's clock and ours need not agree to the second."""
 
 _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
-_NONCE_BYTES: Final = 12
 _SCHEMA: Final = """
 CREATE TABLE held (
   ref BLOB PRIMARY KEY,
@@ -58,11 +58,11 @@ class Held:
 class Ledger:
     """One tenant's ledger. `damaged` says what was found at start and moved away; empty where all was well."""
 
-    def __init__(self, directory: Path, salt: bytes, max_entries: int) -> None:
+    def __init__(self, directory: Path, salts: Sequence[bytes], max_entries: int) -> None:
+        """`salts`: the current one first."""
         self._path = directory / NAME
-        self._salt = salt
         self._max_entries = max_entries
-        self._seal = AESGCM(hmac.digest(salt, b"openbao-sidecar ledger seal", "sha256"))
+        self.use(salts)
         self._db: sqlite3.Connection | None = None
         self.damaged = ""
 
@@ -132,52 +132,59 @@ class Ledger:
         self.damaged = f"the ledger of leases was damaged and stands aside as {to}; what it held cannot be renewed"
         _log.error("the ledger of leases is damaged", reason=why, moved_to=to)
 
-    # -- names ------------------------------------------------------------------------------------------------------
-    def holder(self, *parts: str) -> bytes:
-        """The name of a holder: tenant, issuer, subject."""
-        return self._mac("holder", *parts)
-
-    def ref(self, held: str) -> bytes:
-        """The name of what is held."""
-        return self._mac("held", held)
-
-    def _mac(self, kind: str, *parts: str) -> bytes:
-        message = hashlib.sha256(f"openbao-sidecar ledger {kind}".encode())
-        for part in parts:
-            message.update(hashlib.sha256(part.encode()).digest())
-        return hmac.digest(self._salt, message.digest(), "sha256")
+    def use(self, salts: Sequence[bytes]) -> None:
+        """Other salts from now on, the current one first."""
+        self._names, *self._earlier = map(Names, salts)
 
     # -- rows -------------------------------------------------------------------------------------------------------
-    def has_room(self, holder: bytes, now: float) -> bool:
+    def has_room(self, holder: Holder, now: float) -> bool:
         """Whether one more fits. No single holder gets more than half, so that nobody fills it for all others."""
         self.drop_ended(now)
         (all_rows,) = self._row("SELECT count(*) FROM held")
-        (own,) = self._row("SELECT count(*) FROM held WHERE holder = ?", holder)
-        return cast("int", all_rows) < self._max_entries and cast("int", own) < max(self._max_entries // 2, 1)
+        own = 0
+        for names in (self._names, *self._earlier):
+            (found,) = self._row("SELECT count(*) FROM held WHERE holder = ?", names.holder(holder))
+            own += cast("int", found)
+        return cast("int", all_rows) < self._max_entries and own < max(self._max_entries // 2, 1)
 
-    def add(self, held: str, holder: bytes, entry: Held) -> None:
-        """Writes a row; returns when it is durable."""
-        ref, nonce = self.ref(held), os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._seal.encrypt(nonce, entry.uri.encode(), ref + holder + entry.token.encode())
-        self._open_db().execute(
-            "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", (ref, holder, sealed, entry.token, entry.expires)
-        )
-
-    def find(self, held: str, holder: bytes, now: float) -> Held | None:
-        """What this holder holds by that name; None where it was never there, has ended, or is somebody else's."""
-        ref = self.ref(held)
-        row = (
-            self._open_db().execute("SELECT holder, sealed, token, expires FROM held WHERE ref = ?", (ref,)).fetchone()
-        )
-        if row is None or not hmac.compare_digest(row[0], holder) or row[3] + GRACE_SECONDS <= now:
-            return None
-        sealed, token = row[1], row[2]
+    def add(self, held: str, holder: Holder, entry: Held) -> None:
+        """Writes a row, in the place of the one that there was; returns when it is durable."""
+        names, db = self._names, self._open_db()
+        ref, own = names.held(held), names.holder(holder)
+        sealed = names.seal(entry.uri, ref + own + entry.token.encode())
+        db.execute("BEGIN IMMEDIATE")
         try:
-            uri = self._seal.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], ref + holder + token.encode())
-        except (InvalidTag, ValueError):
-            _log.error("a row of the ledger of leases was changed by somebody else; it is nobody's")
-            return None
-        return Held(uri.decode(), token, row[3])
+            db.execute(
+                "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", (ref, own, sealed, entry.token, entry.expires)
+            )
+            for earlier in self._earlier:
+                db.execute("DELETE FROM held WHERE ref = ?", (earlier.held(held),))
+            db.execute("COMMIT")
+        except sqlite3.Error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def find(self, held: str, holder: Holder, now: float) -> Held | None:
+        """What this holder holds by that name; None where it was never there, has ended, or is somebody else's."""
+        for names in (self._names, *self._earlier):
+            ref, own = names.held(held), names.holder(holder)
+            row = (
+                self._open_db()
+                .execute("SELECT holder, sealed, token, expires FROM held WHERE ref = ?", (ref,))
+                .fetchone()
+            )
+            if row is None:
+                continue
+            found, sealed, token, expires = row
+            if not hmac.compare_digest(found, own) or expires + GRACE_SECONDS <= now:
+                return None
+            uri = names.unseal(sealed, ref + own + token.encode())
+            if uri is None:
+                _log.error("a row of the ledger of leases was changed by somebody else; it is nobody's")
+                return None
+            return Held(uri, token, expires)
+        return None
 
     def tokens(self, now: float) -> dict[str, float]:
         """The accessors of tokens that something still lives under, and when the last of it ends."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.leases.ledger import GRACE_SECONDS, NAME, Held, Ledger
+from sidecar.leases.names import Holder, Names
 
 SALT = b"a salt of enough bytes"
 NOW = 1_000_000.0
@@ -27,8 +28,8 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens ledgers in one folder; all are closed at the end."""
     made: list[Ledger] = []
 
-    def start(salt: bytes = SALT, entries: int = 10, now: float = NOW) -> Ledger:
-        made.append(Ledger(tmp_path, salt, entries))
+    def start(*salts: bytes, entries: int = 10, now: float = NOW) -> Ledger:
+        made.append(Ledger(tmp_path, salts or [SALT], entries))
         made[-1].open(now)
         return made[-1]
 
@@ -37,30 +38,30 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         ledger.close()
 
 
-def app(ledger: Ledger, subject: str = "app", issuer: str = "https://idp", tenant: str = "acme") -> bytes:
-    return ledger.holder(tenant, issuer, subject)
+def app(subject: str = "app", issuer: str = "https://idp", tenant: str = "acme") -> Holder:
+    return (tenant, issuer, subject)
 
 
 def test_a_row_is_its_holders_alone_and_outlives_the_process(opened: Open) -> None:
     ledger = opened()
-    ledger.add(HELD, app(ledger), ENTRY)
+    ledger.add(HELD, app(), ENTRY)
     ledger.close()
     again = opened()
-    assert again.find(HELD, app(again), NOW) == ENTRY
-    for other in (app(again, "other"), app(again, issuer="https://idp/"), app(again, tenant="x"), b""):
+    assert again.find(HELD, app(), NOW) == ENTRY
+    for other in (app("other"), app(issuer="https://idp/"), app(tenant="x"), ()):
         assert again.find(HELD, other, NOW) is None
-    assert again.find(HELD + "x", app(again), NOW) is None
+    assert again.find(HELD + "x", app(), NOW) is None
     assert again.damaged == ""
 
 
-def test_no_two_holders_share_a_name(opened: Open) -> None:
-    ledger = opened()
-    assert len({ledger.holder("a", "b", "c"), ledger.holder("ab", "", "c"), ledger.holder("a", "bc", "")}) == 3
+def test_no_two_holders_share_a_name() -> None:
+    names = Names(SALT)
+    assert len({names.holder(parts) for parts in (("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""))}) == 3
 
 
 def test_it_is_the_owners_file_and_tells_no_path_id_subject_or_role(opened: Open, tmp_path: Path) -> None:
     ledger = opened()
-    ledger.add(HELD, app(ledger, "canary-subject"), ENTRY)
+    ledger.add(HELD, app("canary-subject"), ENTRY)
     files = list(tmp_path.glob(f"{NAME}*"))
     assert files
     for file in files:
@@ -72,10 +73,10 @@ def test_it_is_the_owners_file_and_tells_no_path_id_subject_or_role(opened: Open
 
 def test_what_has_ended_is_nobodys_and_is_dropped(opened: Open) -> None:
     ledger = opened()
-    ledger.add(HELD, app(ledger), ENTRY)
+    ledger.add(HELD, app(), ENTRY)
     end = ENTRY.expires + GRACE_SECONDS
-    assert ledger.find(HELD, app(ledger), end - 1) == ENTRY
-    assert ledger.find(HELD, app(ledger), end) is None
+    assert ledger.find(HELD, app(), end - 1) == ENTRY
+    assert ledger.find(HELD, app(), end) is None
     ledger.drop_ended(end)
     assert len(ledger) == 0
 
@@ -83,48 +84,69 @@ def test_what_has_ended_is_nobodys_and_is_dropped(opened: Open) -> None:
 def test_a_full_ledger_forgets_nothing_and_no_holder_fills_it_alone(opened: Open) -> None:
     ledger = opened(entries=4)
     for number in range(2):
-        assert ledger.has_room(app(ledger), NOW)
-        ledger.add(f"{HELD}{number}", app(ledger), ENTRY)
-    assert not ledger.has_room(app(ledger), NOW)
+        assert ledger.has_room(app(), NOW)
+        ledger.add(f"{HELD}{number}", app(), ENTRY)
+    assert not ledger.has_room(app(), NOW)
     for subject in ("second", "third"):
-        assert ledger.has_room(app(ledger, subject), NOW)
-        ledger.add(HELD + subject, app(ledger, subject), ENTRY)
-    assert not ledger.has_room(app(ledger, "fourth"), NOW)
-    assert ledger.find(f"{HELD}0", app(ledger), NOW) == ENTRY
-    assert ledger.has_room(app(ledger), ENTRY.expires + GRACE_SECONDS)
+        assert ledger.has_room(app(subject), NOW)
+        ledger.add(HELD + subject, app(subject), ENTRY)
+    assert not ledger.has_room(app("fourth"), NOW)
+    assert ledger.find(f"{HELD}0", app(), NOW) == ENTRY
+    assert ledger.has_room(app(), ENTRY.expires + GRACE_SECONDS)
 
 
 def test_it_knows_the_tokens_that_something_lives_under_and_until_when(opened: Open) -> None:
     ledger = opened()
     for number, (token, left) in enumerate((("one", 10), ("one", 20), ("two", 30), ("", 40), ("three", -1))):
-        ledger.add(f"{HELD}{number}", app(ledger), Held(ENTRY.uri, token, NOW + left))
+        ledger.add(f"{HELD}{number}", app(), Held(ENTRY.uri, token, NOW + left))
     assert ledger.tokens(NOW) == {"one": NOW + 20, "two": NOW + 30}
 
 
 @pytest.mark.parametrize("column", ["holder", "sealed", "token", "ref"])
 def test_a_row_that_somebody_else_changed_is_nobodys(opened: Open, tmp_path: Path, column: str) -> None:
     ledger = opened()
-    ledger.add(HELD, app(ledger), ENTRY)
-    ledger.add(HELD + "2", app(ledger, "victim"), ENTRY)
+    ledger.add(HELD, app(), ENTRY)
+    ledger.add(HELD + "2", app("victim"), ENTRY)
     ledger.close()
-    thief = app(ledger, "thief")
-    values = {"holder": thief, "sealed": b"x" * 60, "token": "another", "ref": ledger.ref("lease:other")}
+    names, thief = Names(SALT), app("thief")
+    values = {"holder": names.holder(thief), "sealed": b"x" * 60, "token": "another", "ref": names.held("lease:other")}
     with sqlite3.connect(tmp_path / NAME) as db:
-        db.execute(f"UPDATE held SET {column} = ? WHERE ref = ?", (values[column], ledger.ref(HELD)))
+        db.execute(f"UPDATE held SET {column} = ? WHERE ref = ?", (values[column], names.held(HELD)))
     db.close()
     again = opened()
     for name in (HELD, "lease:other"):
-        for holder in (app(again), thief):
+        for holder in (app(), thief):
             assert again.find(name, holder, NOW) is None
-    assert again.find(HELD + "2", app(again, "victim"), NOW) == ENTRY
+    assert again.find(HELD + "2", app("victim"), NOW) == ENTRY
+
+
+def test_a_rotated_salt_takes_nobodys_leases_and_its_rows_move_to_the_new_one(opened: Open) -> None:
+    new, older = b"a new salt of enough bytes", b"an older salt of enough bytes"
+    ledger = opened()
+    for number in range(2):
+        ledger.add(f"{HELD}{number}", app(), ENTRY)
+    ledger.use([new, SALT, older])
+    assert ledger.find(f"{HELD}0", app(), NOW) == ENTRY
+    assert ledger.find(f"{HELD}0", app("thief"), NOW) is None
+    renewed = Held(ENTRY.uri, ENTRY.token, ENTRY.expires + 60)
+    ledger.add(f"{HELD}0", app(), renewed)
+    assert len(ledger) == 2
+    assert ledger.find(f"{HELD}0", app(), NOW) == renewed
+    ledger.add(f"{HELD}2", app(), ENTRY)
+    ledger.close()
+    # A holder's rows count together, whatever salt they stand under.
+    assert not opened(new, SALT, entries=6).has_room(app(), NOW)
+    without = opened(new)
+    assert [without.find(f"{HELD}{number}", app(), NOW) for number in range(3)] == [renewed, None, ENTRY]
+    assert without.tokens(NOW) == {ENTRY.token: renewed.expires}  # nobody's now, and yet not cut off
 
 
 def test_under_another_salt_nothing_is_held(opened: Open) -> None:
     ledger = opened()
-    ledger.add(HELD, app(ledger), ENTRY)
+    ledger.add(HELD, app(), ENTRY)
     ledger.close()
     other = opened(b"another salt of enough bytes")
-    assert other.find(HELD, app(other), NOW) is None
+    assert other.find(HELD, app(), NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -143,14 +165,14 @@ def test_a_damaged_ledger_is_said_and_kept_and_nobody_holds_anything(
 ) -> None:
     ledger = opened(entries=1000)
     for number in range(200):
-        ledger.add(f"{HELD}{number}", app(ledger), ENTRY)
+        ledger.add(f"{HELD}{number}", app(), ENTRY)
     ledger.close()
     spoil(tmp_path / NAME)
     again = opened()
     assert "damaged" in again.damaged
     assert list(tmp_path.glob(f"{NAME}.damaged-*"))
-    assert again.find(f"{HELD}0", app(again), NOW) is None
-    again.add(HELD, app(again), ENTRY)
+    assert again.find(f"{HELD}0", app(), NOW) is None
+    again.add(HELD, app(), ENTRY)
     again.close()
     assert opened().damaged == ""
 
@@ -175,8 +197,8 @@ def test_a_file_that_is_not_its_own_is_refused(opened: Open, tmp_path: Path, kin
 def test_what_was_added_before_a_kill_is_there_after_it(opened: Open, tmp_path: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom sidecar.leases.ledger import Held, Ledger\n"
-        f"ledger = Ledger(Path(sys.argv[1]), {SALT!r}, 10**6)\nledger.open({NOW})\n"
-        "holder, number = ledger.holder('acme', 'https://idp', 'app'), 0\n"
+        f"ledger = Ledger(Path(sys.argv[1]), [{SALT!r}], 10**6)\nledger.open({NOW})\n"
+        "holder, number = ('acme', 'https://idp', 'app'), 0\n"
         "while True:\n"
         f"    ledger.add(f'lease:{{number}}', holder, Held({ENTRY.uri!r}, 't', {ENTRY.expires}))\n"
         "    print(number, flush=True)\n    number += 1\n"
@@ -188,4 +210,4 @@ def test_what_was_added_before_a_kill_is_there_after_it(opened: Open, tmp_path: 
     ledger = opened()
     assert ledger.damaged == ""
     for number in range(int(said) + 1):
-        assert ledger.find(f"lease:{number}", app(ledger), NOW) is not None, number
+        assert ledger.find(f"lease:{number}", app(), NOW) is not None, number
