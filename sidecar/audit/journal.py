@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal
 
 import orjson
 import structlog
 
 from sidecar.audit.checkpoint import Checkpoints
+from sidecar.audit.handover import Command, Entry, Handover, unavailable
 from sidecar.audit.packing import Packer
 from sidecar.audit.record import Event, Record
 from sidecar.audit.spool import JournalError as JournalError
@@ -29,7 +28,7 @@ from sidecar.audit.spool import Recovery, Spool, SpoolTamperedError
 from sidecar.audit.stamping import STAMP_BYTES, STAMPED, Body, Stamper, Tip
 from sidecar.audit.status import JournalStatus
 from sidecar.clock import Clock
-from sidecar.errors import Code, Refused
+from sidecar.errors import Refused
 from sidecar.ops.metrics import AUDIT_BACKLOG_BYTES, AUDIT_RECORDS
 
 MAX_RECORD_BYTES: Final = 256 * 1024
@@ -38,7 +37,7 @@ MAX_RECORD_BYTES: Final = 256 * 1024
 _MAX_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _MIN_SEGMENT_BYTES: Final = 64 * 1024
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
-_MAX_WAITING: Final = 16_384  # entries; far beyond what `limits.max_in_flight` lets wait
+_MAX_WAITING: Final = 16_384  # callers; far beyond what `limits.max_in_flight` lets wait
 _STALL_SECONDS: Final = 5.0
 _PROBE_SECONDS: Final = 1.0
 _INSPECT_SECONDS: Final = 1.0
@@ -46,22 +45,6 @@ _WARN_FRACTION: Final = 0.8
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
 _log = structlog.get_logger("audit")
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What one caller waits for: records that become durable together, or a command to the writer."""
-
-    future: asyncio.Future[None]
-    since: float
-    bodies: Sequence[Body] = ()
-    command: Callable[[], Refused | None] | None = None
-    stop: bool = False
-    error: Refused | None = field(default=None, init=False)
-
-
-def _unavailable(detail: str) -> Refused:
-    return Refused(Code.AUDIT_UNAVAILABLE, "the audit record could not be written, so nothing was done", detail=detail)
 
 
 class Journal:
@@ -80,8 +63,7 @@ class Journal:
         self._retention_bytes = retention_bytes
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Entry] = SimpleQueue()
-        self._outstanding: deque[_Entry] = deque()
+        self._handover = Handover()
         self._checkpoints = checkpoints
         self._stamper = Stamper(spool.instance, checkpoints.members if checkpoints is not None else None)
         self._packer = Packer(spool.directory, lambda: spool.segments[:-1], self._take_packed)
@@ -221,29 +203,25 @@ class Journal:
 
     def _body(self, record: Record) -> Body:
         """The record as JSON, at once: its holder may change it, and is told here what JSON cannot say."""
-        if not STAMPED.isdisjoint(record.fields):
-            raise _unavailable("a record may not bring what the journal stamps")
+        if not record.fields.keys().isdisjoint(STAMPED):
+            raise unavailable("a record may not bring what the journal stamps")
         try:
             body = orjson.dumps(record.fields)
         except TypeError as error:  # orjson.JSONEncodeError: a lone surrogate, an integer beyond 64 bits, depth
-            raise _unavailable(f"the record cannot be written as JSON: {error}") from None
+            raise unavailable(f"the record cannot be written as JSON: {error}") from None
         if len(body) > MAX_RECORD_BYTES:
-            raise _unavailable(f"the record has {len(body)} bytes")
+            raise unavailable(f"the record has {len(body)} bytes")
         return Body(record.event, self._clock.wall(), body)
 
     async def _take_packed(self, first_seq: int, size: int) -> None:
         await self._submit((), partial(self._replace_by_packed, first_seq, size))
 
     def _submit(
-        self, bodies: Sequence[Body], command: Callable[[], Refused | None] | None = None, stop: bool = False
+        self, bodies: Sequence[Body], command: Command | None = None, stop: bool = False
     ) -> asyncio.Future[None]:
-        if (self._tampered or self._stalled or self._stopping or len(self._outstanding) >= _MAX_WAITING) and not stop:
-            raise _unavailable(self._tampered or ("stopped" if self._stopping else "the disk does not keep up"))
-        future = self._loop.create_future()
-        entry = _Entry(future, self._loop.time(), bodies, command, stop)
-        self._outstanding.append(entry)
-        self._queue.put(entry)
-        return future
+        if (self._tampered or self._stalled or self._stopping or self._handover.waiting >= _MAX_WAITING) and not stop:
+            raise unavailable(self._tampered or ("stopped" if self._stopping else "the disk does not keep up"))
+        return self._handover.add(bodies, command, stop=stop)
 
     def _begin(self) -> None:
         AUDIT_BACKLOG_BYTES.set_function(lambda: self._spool.total_bytes)
@@ -254,28 +232,19 @@ class Journal:
     def _watch_for_stall(self) -> None:
         """A disk that hangs must not make callers hang: what waits too long is refused, though it may yet be
         written. A record of what never happened is harmless; the other way round is not."""
-        if self._outstanding and self._loop.time() - self._outstanding[0].since > _STALL_SECONDS:
+        if self._handover.waited_seconds() > _STALL_SECONDS:
             if not self._stalled:
                 _log.error("the audit disk does not answer", seconds=_STALL_SECONDS)
             self._stalled = True
-            for entry in self._outstanding:
-                if not entry.future.done():
-                    entry.future.set_exception(_unavailable("the disk does not answer"))
+            self._handover.refuse_all("the disk does not answer")
         self._watch = self._loop.call_later(_STALL_SECONDS / 5, self._watch_for_stall)
 
-    def _settle(self, entries: Sequence[_Entry]) -> None:
+    def _settle(self, entries: Sequence[Entry]) -> None:
         self._stalled = False
         if self._extent[0] != self._last_closed:
             self._last_closed = self._extent[0]
             self._packer.look()
-        for entry in entries:
-            self._outstanding.popleft()
-            if entry.future.done():  # the caller went away, or was refused while the disk hung
-                continue
-            if entry.error is None:
-                entry.future.set_result(None)
-            else:
-                entry.future.set_exception(entry.error)
+        self._handover.settle(entries)
         if self.on_durable is not None:
             self.on_durable()
 
@@ -298,17 +267,13 @@ class Journal:
             except RuntimeError:  # the loop was closed without `close`
                 return
 
-    def _collect(self) -> list[_Entry]:
+    def _collect(self) -> list[Entry]:
         """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due."""
         due = self._checkpoints.wait_seconds() if self._checkpoints is not None else None
         checkpoint = None if due is None else max(due, _PROBE_SECONDS)
-        try:
-            first = self._queue.get(timeout=_PROBE_SECONDS if self._failure else checkpoint)
-        except Empty:
-            return []
-        return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+        return self._handover.take(_PROBE_SECONDS if self._failure else checkpoint)
 
-    def _commit(self, entries: Sequence[_Entry], *, stop: bool) -> None:
+    def _commit(self, entries: Sequence[Entry], *, stop: bool) -> None:
         """Writes what fits into the spool, in order; an entry that was not written gets its error."""
         bodies: list[Body] = []
         if not self._started:
@@ -317,7 +282,7 @@ class Journal:
         for entry in entries:
             size = sum(len(body.members) + STAMP_BYTES for body in entry.bodies)
             if size > room and entry.bodies:
-                entry.error, full = _unavailable("the spool is full"), True
+                entry.error, full = unavailable("the spool is full"), True
                 continue
             room -= size
             bodies += entry.bodies
@@ -379,19 +344,19 @@ class Journal:
         fields = {"reason": reason, "through_seq": last.seq, "through_hash": last.hash, "bytes": size}
         problem = self._write([Body(Event.AUDIT_TRUNCATED, self._clock.wall(), orjson.dumps(fields))])
         if problem:
-            return _unavailable(problem)
+            return unavailable(problem)
         try:
             self._spool.drop(count)
         except OSError as error:  # tried again with the next segment; the records are merely kept longer
             _log.error("segments could not be removed", reason=os.strerror(error.errno or 0))
-            return _unavailable("segments could not be removed")
+            return unavailable("segments could not be removed")
         return None
 
     def _replace_by_packed(self, first_seq: int, size: int) -> Refused | None:
         try:
             self._spool.take_packed(first_seq, size)
         except OSError as error:
-            return _unavailable(os.strerror(error.errno or 0))
+            return unavailable(os.strerror(error.errno or 0))
         return None
 
     def _start_members(self) -> bytes:
@@ -406,9 +371,9 @@ class Journal:
             _log.warning("the spool was repaired", **fields)
         return orjson.dumps(fields)
 
-    def _fail(self, entries: Sequence[_Entry], reason: str) -> None:
+    def _fail(self, entries: Sequence[Entry], reason: str) -> None:
         for entry in entries:
-            entry.error = _unavailable(reason)
+            entry.error = unavailable(reason)
 
     def _note_failure(self, error: OSError) -> str:
         reason = os.strerror(error.errno or 0)

@@ -24,6 +24,8 @@ Signing = Callable[[Event, str, int, str, str], bytes]
 
 _RANDOM_BYTES: Final = 10
 _HEX: Final = _RANDOM_BYTES * 2
+_EVENTS: Final = {event: event.value for event in Event}
+_MICROS: Final = tuple(f"{micros:03d}Z" for micros in range(1000))
 
 
 class Body(NamedTuple):
@@ -49,8 +51,8 @@ class Stamper:
     def __init__(self, instance: str, signing: Signing | None = None) -> None:
         self._instance = instance
         self._signing = signing
-        self._second = -1
-        self._second_text = ""
+        self._milli = -1
+        self._milli_text = self._id_text = ""
 
     def lines(self, bodies: Sequence[Body], tip: Tip) -> tuple[list[bytes], Tip]:
         """The framed lines of these records behind `tip`, and the new tip.
@@ -58,31 +60,33 @@ class Stamper:
         What is put together here is ASCII without quotes or backslashes and needs no escaping; serialising the whole
         record again would cost more than all the rest.
         """
-        seq, prev, lines = tip.seq, tip.hash, []
+        seq, prev, lines, at = tip.seq, tip.hash, [], 0
         random = os.urandom(_RANDOM_BYTES * len(bodies)).hex()
-        for index, (event, wall, members) in enumerate(bodies):
+        instance = self._instance
+        for event, wall, members in bodies:
             seq += 1
-            micros = int(wall * 1_000_000)
-            millis = f"{micros // 1000:012x}"
-            bits = random[index * _HEX : (index + 1) * _HEX]
-            ts = self._timestamp(micros)
-            if self._signing is not None and (signed := self._signing(event, self._instance, seq, prev, ts)):
+            millis, ts = self._time(int(wall * 1_000_000))
+            if self._signing is not None and (signed := self._signing(event, instance, seq, prev, ts)):
                 members = b"{" + signed + b"}"
+            bits, at = random[at : at + _HEX], at + _HEX
             # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time.
             stamp = (
-                f'{{"event_id":"{millis[:8]}-{millis[8:]}-7{bits[:3]}-a{bits[3:6]}-{bits[6:18]}",'
-                f'"ts":"{ts}","instance":"{self._instance}",'
-                f'"seq":{seq},"prev":"{prev}","event":"{event}"'
+                f'{{"event_id":"{millis}-7{bits[:3]}-a{bits[3:6]}-{bits[6:18]}",'
+                f'"ts":"{ts}","instance":"{instance}",'
+                f'"seq":{seq},"prev":"{prev}","event":"{_EVENTS[event]}"'
             ).encode()
-            record = stamp + b"," + members[1:] if len(members) > 2 else stamp + b"}"
+            record = b",".join((stamp, members[1:])) if len(members) > 2 else stamp + b"}"
             prev = sha256(record).hexdigest()
-            lines.append(b"%08x %b\n" % (crc32(record), record))
+            lines.append(b"".join((crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")))
         return lines, Tip(seq, prev)
 
-    def _timestamp(self, micros: int) -> str:
-        """RFC 3339, UTC, microseconds. The second's text is kept: a batch lies within one or two of them."""
-        second, fraction = divmod(micros, 1_000_000)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{fraction:06d}Z"
+    def _time(self, micros: int) -> tuple[str, str]:
+        """The id's first 48 bits, and RFC 3339, UTC, microseconds. Kept while the millisecond lasts."""
+        milli = micros // 1000
+        if milli != self._milli:
+            self._milli = milli
+            bits = f"{milli:012x}"
+            self._id_text = f"{bits[:8]}-{bits[8:]}"
+            second = datetime.fromtimestamp(milli // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._milli_text = f"{second}.{milli % 1000:03d}"
+        return self._id_text, f"{self._milli_text}{_MICROS[micros % 1000]}"

@@ -597,3 +597,25 @@ async def test_a_spool_is_free_again_after_a_refused_open(spool: Path) -> None:
     (spool / "instance").write_text(instance)
     async with journal_in(spool) as journal:
         assert journal.status().healthy
+
+
+async def test_records_of_one_turn_of_the_loop_become_durable_together_whoever_leaves_meanwhile(tmp_path: Path) -> None:
+    async with journal_in(tmp_path) as journal:
+        before = journal.status()
+        waiting = [asyncio.ensure_future(journal.append(permit(f"c-{n}"))) for n in range(50)]
+        await asyncio.sleep(0)
+        waiting[7].cancel()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        after = journal.status()
+    assert [n for n, result in enumerate(done) if result is not None] == [7]
+    assert (after.records - before.records, after.batches - before.batches) == (50, 1)
+    assert names(tmp_path) == [f"c-{n}" for n in range(50)]
+
+
+async def test_records_refused_together_are_each_refused_by_an_error_of_their_own(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, max_spool_bytes=64 * 1024) as journal:
+        await append_until_refused(journal)
+        done = await asyncio.gather(*(journal.append(permit("late")) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(error, Refused) and error.code is Code.AUDIT_UNAVAILABLE for error in done)
+        assert len({id(error) for error in done}) == 5
+    assert "late" not in names(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import random
 import signal
 import socket
@@ -12,6 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from sidecar.audit.journal import Journal
+from sidecar.audit.record import Event, Record
+from sidecar.audit.segments import segment_paths
+from sidecar.clock import SystemClock
 from sidecar.dev.ports import LOOPBACK
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import POLICIES, SidecarProcess
@@ -70,17 +76,47 @@ def test_openbao_paused_gone_and_back_without_a_restart(tmp_path: Path, issuer: 
             assert process.verify() == 0
 
 
-def test_a_full_spool_refuses_and_says_so(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
+async def nearly_filled(spool: Path, limit_bytes: int, free_bytes: int) -> None:
+    """Fills a spool by the journal itself, with records that hardly compress, until so little is left with every
+    closed segment compressed. Reads alone compress too well to fill even the smallest spool in a test's time."""
+    journal = await Journal.open(spool, "write", 2 * limit_bytes, SystemClock(), segment_bytes=limit_bytes // 8)
+    try:
+        deadline = time.monotonic() + 60
+        while (left := limit_bytes - free_bytes - journal.status().spool_bytes) > 0:
+            assert time.monotonic() < deadline, f"{left} bytes are still to be filled"
+            if any(not packed for packed in closed_segments(spool)):
+                await asyncio.sleep(0.01)
+                continue
+            noise = base64.b64encode(random.randbytes(min(left, limit_bytes // 16) * 3 // 4)).decode()
+            await journal.append(Record(Event.SECRET_DENY, {"effect": "deny", "noise": noise}))
+    finally:
+        await journal.close()
+
+
+def closed_segments(spool: Path) -> list[bool]:
+    """Of each segment but the last, whether it is compressed."""
+    return [path.suffix == ".zst" for _, path in segment_paths(spool)[:-1]]
+
+
+def test_a_full_spool_refuses_and_says_so(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full means `max_spool_mib` on disk, with closed segments compressed: warned of from 80 %, refused at 100 %."""
+    monkeypatch.setattr("sidecar.audit.packing._SETTLE_SECONDS", 0.0)
+    asyncio.run(nearly_filled(tmp_path / "audit", 2 * 2**20, 96 * 1024))
     with SidecarProcess(tmp_path, openbao, issuer, UNBOUND | {"audit": {"max_spool_mib": 2}}) as process:
+        assert "% full" in process.ready_text()
         mark = openbao.mark()
         session = requests.Session()
         token = issuer.token(sub="endless")
-        for _ in range(5000):
+        for _ in range(500):
             answer = session.get(process.url + PATH, headers={"X-Vault-Token": token})
             if answer.status_code != 200:
                 break
-        assert (answer.status_code, answer.json()["code"]) == (503, "AUDIT_UNAVAILABLE")
+        assert (answer.status_code, answer.json().get("code")) == (503, "AUDIT_UNAVAILABLE")
         assert not ready(process)
+        on_disk = sum(path.stat().st_size for _, path in segment_paths(process.spool))
+        assert 2 * 2**20 - 4096 < on_disk <= 2 * 2**20
         released = len([r for r in process.records() if r["event"] == "SECRET_PERMIT"])
         executed = len([r for r in openbao.requests(since=mark) if r["path"] == "secret/data/app/db"])
         # The last one was executed and not recorded, so it was not released either.

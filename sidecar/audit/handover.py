@@ -1,0 +1,103 @@
+"""Between the event loop and the journal's thread: who waits for what, handed over a turn of the loop at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from sidecar.audit.stamping import Body
+from sidecar.errors import Code, Refused
+
+_MAX_TOGETHER: Final = 256  # records handed over at once, and refused at once where they do not fit
+
+Command = Callable[[], Refused | None]
+"""What the journal's thread does besides writing; returns why it could not."""
+
+
+def unavailable(detail: str) -> Refused:
+    """What a caller gets whose record is not durable, or may not be."""
+    return Refused(Code.AUDIT_UNAVAILABLE, "the audit record could not be written, so nothing was done", detail=detail)
+
+
+@dataclass(slots=True)
+class Entry:
+    """What becomes durable together: the records of one turn of the event loop with those who wait for them; or a
+    command, or the end, which stand alone. `since` in the loop's seconds."""
+
+    since: float
+    command: Command | None = None
+    stop: bool = False
+    futures: list[asyncio.Future[None]] = field(default_factory=list)
+    bodies: list[Body] = field(default_factory=list)
+    error: Refused | None = None
+
+
+class Handover:
+    """`take` is the thread's, everything else the event loop's."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Entry] = SimpleQueue()
+        self._outstanding: deque[Entry] = deque()
+        self._open: Entry | None = None
+        self.waiting = 0
+        """How many callers wait."""
+
+    def add(self, bodies: Sequence[Body], command: Command | None, *, stop: bool) -> asyncio.Future[None]:
+        """Gives these to the thread, in the order of the calls. The future is done by `settle`."""
+        alone = command is not None or stop
+        future, entry = self._loop.create_future(), self._open
+        if alone and entry is not None:
+            self._hand_over(entry)
+        if alone or entry is None:
+            entry = self._open = Entry(self._loop.time(), command, stop)
+            self._outstanding.append(entry)
+            if not alone:
+                # What else is ready to run in this turn of the loop comes along: waking the thread costs more than a
+                # record does.
+                self._loop.call_soon(self._hand_over, entry)
+        self.waiting += 1
+        entry.futures.append(future)
+        entry.bodies += bodies
+        if alone or len(entry.bodies) >= _MAX_TOGETHER:
+            self._hand_over(entry)
+        return future
+
+    def _hand_over(self, entry: Entry) -> None:
+        if self._open is entry:
+            self._open = None
+            self._queue.put(entry)
+
+    def take(self, timeout: float | None) -> list[Entry]:
+        """All that was handed over, waited for at most so many seconds; nothing where nothing came."""
+        try:
+            first = self._queue.get(timeout=timeout)
+        except Empty:
+            return []
+        return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """These, the oldest ones, are done: tells those who wait."""
+        for entry in entries:
+            self._outstanding.popleft()
+            self.waiting -= len(entry.futures)
+            for future in entry.futures:
+                if future.done():  # the caller went away, or was refused while the disk hung
+                    continue
+                if entry.error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(unavailable(entry.error.detail))  # its own: each gets another traceback
+
+    def waited_seconds(self) -> float:
+        """How long the oldest has waited."""
+        return self._loop.time() - self._outstanding[0].since if self._outstanding else 0.0
+
+    def refuse_all(self, detail: str) -> None:
+        """Whoever waits now does so no longer, though it may yet be done."""
+        for future in [future for entry in self._outstanding for future in entry.futures if not future.done()]:
+            future.set_exception(unavailable(detail))
