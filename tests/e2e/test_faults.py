@@ -88,7 +88,7 @@ async def nearly_filled(spool: Path, limit_bytes: int, free_bytes: int) -> None:
                 await asyncio.sleep(0.01)
                 continue
             noise = base64.b64encode(random.randbytes(min(left, limit_bytes // 16) * 3 // 4)).decode()
-            await journal.append(Record(Event.SECRET_DENY, {"effect": "deny", "noise": noise}))
+            await journal.append(Record(Event.SECRET_DENY, {"effect": "deny", "correlation_id": noise}))
     finally:
         await journal.close()
 

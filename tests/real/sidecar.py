@@ -25,6 +25,7 @@ from sidecar.dev import leash
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
 from tests.real.openbao import OpenBao
+from tests.support.audit_format import undocumented
 from tests.support.tokens import AUDIENCE, Issuer
 
 READY_SECONDS: Final = 30.0
@@ -178,11 +179,15 @@ class SidecarProcess:
 
     # -- what it wrote -----------------------------------------------------------------------------------------------
     def records(self) -> list[dict[str, Any]]:
-        """The audit's records, oldest first, by the command an auditor would use."""
+        """The audit's records, oldest first, by the command an auditor would use. Each has only members that the
+        format page names."""
         done = subprocess.run(
             [sys.executable, "-m", "sidecar", "audit", "cat", str(self.spool)], capture_output=True, check=True
         )
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        for record in records:
+            assert not undocumented(record), record
+        return records
 
     def verify(self) -> int:
         """`sidecar audit verify` on the spool."""
