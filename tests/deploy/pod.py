@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 Manifests = Sequence[Mapping[str, Any]]
 
@@ -89,8 +91,15 @@ def _files(volume: Mapping[str, Any], manifests: Manifests, secrets: Secrets) ->
         if kind == "serviceAccountToken":
             found[described["path"]] = "a projected token"
         else:
-            found |= {item["path"]: secrets.get(item["key"], SALT) for item in described["items"]}
+            found |= {item["path"]: secrets.get(item["key"]) or _made_up(item["key"]) for item in described["items"]}
     return found
+
+
+def _made_up(key: str) -> str:
+    if key != "key.pem":
+        return SALT
+    made = Ed25519PrivateKey.generate()
+    return made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def _config_map(name: str, manifests: Manifests) -> dict[str, str]:

@@ -210,6 +210,19 @@ def test_a_login_that_needs_no_projected_token_gets_none(helm: Helm) -> None:
     assert "serviceAccountToken" not in str(rendered(helm, "least"))
 
 
+def test_checkpoints_and_the_way_to_kafka_are_set_by_values(helm: Helm, tmp_path: Path) -> None:
+    assert loaded(rendered(helm, "least"), tmp_path).audit.checkpoint.key_file is None
+    manifests = rendered(helm, "checkpoints")
+    checkpoint = loaded(manifests, tmp_path / "checkpoints").audit.checkpoint
+    assert (checkpoint.every_records, checkpoint.every_seconds) == (50, 1.5)
+    assert str(checkpoint.key_file).endswith("/run/sidecar/secrets/audit/key.pem")
+    (secrets,) = [one for one in pod_spec(manifests)["volumes"] if one["name"] == "sidecar-secrets"]
+    mounted = {"name": "audit-key", "items": [{"key": "key.pem", "path": "audit/key.pem"}]}
+    assert {"secret": mounted} in secrets["projected"]["sources"]
+    kafka = loaded(rendered(helm, "kafka"), tmp_path / "kafka").audit.kafka
+    assert (kafka.compression, kafka.max_records_per_second) == ("zstd", 500)
+
+
 def test_the_spools_volume_holds_more_than_the_journal_takes(helm: Helm) -> None:
     for spool in (1, 256, 1_048_576):
         manifests = helm.template(CHART, values({"ops.audit.maxSpoolMib": spool}))

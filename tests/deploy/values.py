@@ -69,7 +69,9 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
     },
     "named policies": {"ops.authorization.cedar.policiesConfigMap": "team-policies"},
     "given policies": {"policies": {"app.cedar": "permit (principal, action, resource);\n"}},
-    "kafka": _KAFKA | {"ops.kafka.caSecret": "kafka-ca", "ops.kafka.topicPrefix": "acme.crud"},
+    "kafka": _KAFKA
+    | {"ops.kafka.caSecret": "kafka-ca", "ops.kafka.topicPrefix": "acme.crud"}
+    | {"ops.kafka.compression": "zstd", "ops.kafka.maxRecordsPerSecond": 500},
     "kafka with sasl": _KAFKA
     | {
         "ops.kafka.securityProtocol": "SASL_SSL",
@@ -117,6 +119,11 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
     },
     "IPv6 only": {"sidecar.operationsAddress": "[::]:9102"},
     "retention": {"ops.audit.retentionMib": 128},
+    "checkpoints": {
+        "ops.audit.checkpoint.keySecret": "audit-key",
+        "ops.audit.checkpoint.everyRecords": 50,
+        "ops.audit.checkpoint.everySeconds": 1.5,
+    },
     "kubernetes login": {"ops.upstream.auth.method": "kubernetes", "ops.upstream.auth.role": "app"},
     "jwt login": {"ops.upstream.auth.method": "jwt", "ops.upstream.auth.role": "app"},
     "cert login": {"ops.upstream.auth.method": "cert", "ops.upstream.auth.role": "app"},

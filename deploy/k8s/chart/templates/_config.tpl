@@ -67,12 +67,24 @@ holds, and never becomes structure. Paths are those of _container.tpl.
   "max_spool_mib" $ops.audit.maxSpoolMib
   "retention_mib" $ops.audit.retentionMib
 -}}
+{{- with $ops.audit.checkpoint -}}
+{{- if .keySecret -}}
+{{- $checkpoint := dict
+  "key_file" "/run/sidecar/secrets/audit/key.pem"
+  "every_records" .everyRecords
+  "every_seconds" .everySeconds
+-}}
+{{- $_ := set $audit "checkpoint" $checkpoint -}}
+{{- end -}}
+{{- end -}}
 {{- with $ops.kafka -}}
 {{- if .bootstrapServers -}}
 {{- $kafka := dict
   "bootstrap_servers" .bootstrapServers
   "topic_prefix" .topicPrefix
   "security_protocol" .securityProtocol
+  "compression" .compression
+  "max_records_per_second" .maxRecordsPerSecond
 -}}
 {{- if .sasl.mechanism -}}
 {{- $_ := set $kafka "sasl_mechanism" .sasl.mechanism -}}

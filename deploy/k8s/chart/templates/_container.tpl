@@ -115,6 +115,12 @@ volumeMounts:
           items:
             - {key: password, path: kafka/password}
       {{- end }}
+      {{- with $ops.audit.checkpoint.keySecret }}
+      - secret:
+          name: {{ . | quote }}
+          items:
+            - {key: key.pem, path: audit/key.pem}
+      {{- end }}
 {{- if include "openbao-sidecar.projectsToken" . }}
 # Its audience is nobody else's, and only the sidecar mounts it: OpenBao's role, bound to that audience, is out of the
 # application's reach.
