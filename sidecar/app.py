@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import resource
 import signal
@@ -62,6 +63,8 @@ from sidecar.upstream.release import Release
 
 _log = structlog.get_logger(__name__)
 
+_PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
+
 DRAIN_SECONDS: Final = 25.0
 """Below Kubernetes' default grace period of 30 s, so that the audit is flushed before the kill."""
 
@@ -76,9 +79,13 @@ def run(config: Config) -> int:
 
 
 def _harden() -> None:
-    """No core files: a crash dump would hold secrets. As many descriptors as we may have: `max_connections` callers
-    and their connections to OpenBao do not fit into the usual soft limit of 1,024."""
+    """No core files: a crash dump would hold secrets. The limit alone does not keep the kernel from piping one to a
+    handler (core(5)); not being dumpable does, and keeps processes of the same user from reading memory and
+    environment. As many descriptors as we may have: `max_connections` callers and their connections to OpenBao do not
+    fit into the usual soft limit of 1,024."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the process cannot be made undumpable")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -35,6 +35,9 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """The console script."""
+    from sidecar.ops.logs import take_last_words
+
+    take_last_words()
     app()
 
 

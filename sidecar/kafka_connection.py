@@ -9,6 +9,7 @@ from typing import Any, Final
 from cachetools import TTLCache
 
 from sidecar.config import Kafka
+from sidecar.ops.logs import register_secret
 
 _SAY_AGAIN_SECONDS: Final = 60.0
 
@@ -45,9 +46,15 @@ def connection(config: Kafka) -> dict[str, Any]:
         "security_protocol": config.security_protocol,
         "sasl_mechanism": config.sasl_mechanism or "PLAIN",
         "sasl_plain_username": config.username,
-        "sasl_plain_password": config.password_file.read_text().rstrip("\r\n") if config.password_file else None,
+        "sasl_plain_password": _password(config),
         "ssl_context": _ssl_context(config),
     }
+
+
+def _password(config: Kafka) -> str | None:
+    if config.password_file is None:
+        return None
+    return register_secret(config.password_file.read_text().rstrip("\r\n"))
 
 
 def _ssl_context(config: Kafka) -> ssl.SSLContext | None:

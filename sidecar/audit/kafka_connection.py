@@ -16,6 +16,7 @@ from aiokafka.errors import (
 from cachetools import TTLCache
 
 from sidecar.config import Kafka
+from sidecar.ops.logs import register_secret
 
 _SAY_AGAIN_SECONDS: Final = 60.0
 
@@ -108,7 +109,9 @@ def new_producer(config: Kafka, *, max_bytes: int, request_timeout_ms: int, retr
 
 
 def _password(config: Kafka) -> str | None:
-    return config.password_file.read_text().rstrip("\r\n") if config.password_file is not None else None
+    if config.password_file is None:
+        return None
+    return register_secret(config.password_file.read_text().rstrip("\r\n"))
 
 
 def _ssl_context(config: Kafka) -> ssl.SSLContext | None:

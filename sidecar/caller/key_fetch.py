@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sidecar.caller import jose
 from sidecar.config import Issuer
+from sidecar.ops.logs import register_secret
 
 FETCH_TIMEOUT_SECONDS: Final = 5
 MAX_JWKS_BYTES: Final = 256 * 1024
@@ -90,7 +91,8 @@ class KeyFetcher:
         headers = {"Accept": _JWKS, "Accept-Encoding": "identity"}
         if with_bearer and token_file is not None:
             with token_file.open("rb") as file:
-                headers["Authorization"] = f"Bearer {file.read(MAX_BEARER_BYTES).decode('ascii').strip()}"
+                bearer = register_secret(file.read(MAX_BEARER_BYTES).decode("ascii").strip())
+                headers["Authorization"] = f"Bearer {bearer}"
         async with session.get(
             url,
             allow_redirects=False,

@@ -15,6 +15,7 @@ from sidecar.clock import Clock
 from sidecar.config.tree import Authzen
 from sidecar.decision.authzen_answer import AnswerError
 from sidecar.decision.pdp import PdpOutage
+from sidecar.ops.logs import register_secret
 
 MAX_TOKEN_BYTES: Final = 16 * 1024
 MAX_RETRY_AFTER_SECONDS: Final = 60.0
@@ -137,7 +138,7 @@ def _token(path: Path) -> str:
         raise PdpOutage(f"authorization.authzen.token_file cannot be read: {type(error).__name__}") from error
     if not token or len(token) > MAX_TOKEN_BYTES or not token.isprintable() or " " in token:
         raise PdpOutage("authorization.authzen.token_file holds no usable token")
-    return token
+    return register_secret(token)
 
 
 def _tls(config: Authzen) -> ssl.SSLContext | None:

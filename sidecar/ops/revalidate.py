@@ -18,6 +18,7 @@ from aiohttp import web
 
 from sidecar.errors import Refused
 from sidecar.ops.debug import from_loopback
+from sidecar.ops.logs import register_secret
 
 MAX_BODY_BYTES: Final = 16 * 1024
 PATH: Final = "/revalidate"
@@ -63,6 +64,7 @@ async def _has_token(request: web.Request, token_file: Path) -> bool:
         wanted = (await asyncio.to_thread(token_file.read_bytes)).strip()
     except OSError:
         return False
+    register_secret(wanted.decode("utf-8", "replace"))
     presented = given.strip().encode("utf-8", "surrogateescape")
     return scheme.lower() == "bearer" and bool(wanted) and hmac.compare_digest(presented, wanted)
 

@@ -22,6 +22,7 @@ from hvac.exceptions import Forbidden
 
 from sidecar.caller.identity import Credential
 from sidecar.config import Upstream
+from sidecar.ops.logs import register_secret
 from sidecar.upstream.control import AwayError, DeniedError
 from sidecar.upstream.files import signature
 
@@ -203,4 +204,4 @@ def _read(path: Path) -> str:
     text = content.decode("ascii", "replace").strip()
     if not text or not text.isascii() or not text.isprintable() or len(content) > _MAX_FILE_BYTES:
         raise AwayError(f"{path} does not hold one line of printable text")
-    return text
+    return register_secret(text)

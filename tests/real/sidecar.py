@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -55,11 +55,18 @@ permit (principal == Workload::"endless", action, resource in Mount::"secret");
 
 
 class SidecarProcess:
-    """One running sidecar. `overrides` is merged into its configuration, section by section."""
+    """One running sidecar. `overrides` is merged into its configuration, section by section; `program` is what Python
+    is to run."""
 
     def __init__(
-        self, folder: Path, openbao: OpenBao, issuer: Issuer, overrides: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        openbao: OpenBao,
+        issuer: Issuer,
+        overrides: Mapping[str, Any] | None = None,
+        program: Sequence[str] = ("-m", "sidecar"),
     ) -> None:
+        self.program = program
         self.folder = folder
         self.openbao = openbao
         self.issuer = issuer
@@ -103,7 +110,7 @@ class SidecarProcess:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid())),
-                    *(sys.executable, "-m", "sidecar", "serve", "--config", str(self.config_file)),
+                    *(sys.executable, *self.program, "serve", "--config", str(self.config_file)),
                 ],
                 cwd=Path(__file__).parent.parent.parent,
                 env=child_environment(),

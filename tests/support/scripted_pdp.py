@@ -19,6 +19,7 @@ class ScriptedAuthzen:
         self.answer = PERMIT
         self.by_subject: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
+        self.heads: list[dict[str, str]] = []
         pdp = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -26,6 +27,7 @@ class ScriptedAuthzen:
 
             def do_POST(self) -> None:
                 question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                pdp.heads.append({name.lower(): value for name, value in self.headers.items()})
                 pdp.asked.append(question)
                 body = pdp.by_subject.get(question["subject"]["id"], pdp.answer).encode()
                 self.send_response(200)
