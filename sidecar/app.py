@@ -96,21 +96,23 @@ async def _serve(config: Config) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    try:
-        async with Sidecar(config) as sidecar:
-            gc.freeze()  # what start-up built lives as long as the process: the collector need not walk it
-            while not stop.is_set():
-                waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
-                await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-                for waiter in waiters:
-                    waiter.cancel()
-                if reload.is_set():
-                    reload.clear()
-                    await sidecar.reload()
-            _log.info("draining", seconds=DRAIN_SECONDS)
-    except (PolicyError, JournalError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        _log.error("cannot start", reason=str(error))
-        return 1
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            sidecar = await stack.enter_async_context(Sidecar(config))
+        except (PolicyError, JournalError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            _log.error("cannot start", reason=str(error))
+            return 1
+        # From here on an exception is a fault of ours, whose words are not told.
+        gc.freeze()  # what start-up built lives as long as the process: the collector need not walk it
+        while not stop.is_set():
+            waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in waiters:
+                waiter.cancel()
+            if reload.is_set():
+                reload.clear()
+                await sidecar.reload()
+        _log.info("draining", seconds=DRAIN_SECONDS)
     return 0
 
 
