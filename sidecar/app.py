@@ -53,6 +53,7 @@ from sidecar.revocation_feed import RevocationFeed
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers import providers
+from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.json_body import read_object
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
@@ -131,6 +132,7 @@ class Sidecar:
         self._cedar: CedarPdp | None = None
         self._authzen: AuthzenPdp | None = None
         self._feed: RevocationFeed | None = None
+        self._shared: SharedReplays | None = None
         self.addresses: list[str] = []
         self.ops_address = ""
 
@@ -194,11 +196,17 @@ class Sidecar:
         await mounts.refresh()
         self._background(mounts.keep_fresh())
 
-        authenticator = self._authenticator = Authenticator(config, clock, http)
+        if config.anti_replay.store != "memory":
+            self._shared = SharedReplays(config.anti_replay, config.tenant.id or "", clock)
+            await self._shared.start()
+            stack.push_async_callback(self._shared.stop)
+        authenticator = self._authenticator = Authenticator(config, clock, http, self._shared)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
         # They go the audit's way to Kafka. Without Kafka nobody publishes them, and a permit with one is a deny.
-        self._decider = Decider(config, self._build_pdp(http), clock, publishes_notifications=with_kafka)
+        self._decider = Decider(
+            config, self._build_pdp(http), clock, publishes_notifications=with_kafka, shared=self._shared
+        )
         stack.push_async_callback(self._decider.close)
         self._revocations = Revocations(self._decider, journal, self._refs, config.tenant.id or "")
         stack.push_async_callback(self._revocations.settle)
@@ -452,6 +460,9 @@ class Sidecar:
             "leases": leases,
             "pdp": pdp,
         }
+        if self._shared is not None:
+            shared = self._shared
+            checks["replay store"] = lambda: Check(not shared.problem, shared.problem)
         if self._feed is not None:
             feed = self._feed
             checks["revocations"] = lambda: Check(True, warning=feed.warning)

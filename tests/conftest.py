@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.real.kube",
     "tests.real.openbao",
     "tests.real.database",
+    "tests.real.replay_server",
     "tests.real.sidecar",
 ]
 

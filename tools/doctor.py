@@ -204,6 +204,7 @@ def findings() -> list[Finding]:
         node(),
         npm(),
         program("etcd", TEST, "etcd-server"),
+        program("redis-server", TEST, "redis-server"),
         program("curl", TEST, "curl"),
         space("disk, checkout", ROOT, environment),
         space("disk, caches", cache(), BUILD_GIB if to_be_built() else REST_GIB),

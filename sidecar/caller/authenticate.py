@@ -22,7 +22,7 @@ from sidecar.caller.client_certificate import ClientCertificates
 from sidecar.caller.dpop import ProofVerifier
 from sidecar.caller.identity import Binding, BindingKind, Caller, Credential, Unproven
 from sidecar.caller.issuer_keys import IssuerKeys
-from sidecar.caller.nonce import Nonces
+from sidecar.caller.nonce import LIFETIME_SECONDS, Nonces, SharedNonces
 from sidecar.caller.origins import Origins
 from sidecar.caller.pod import PodToken, pod_binding, why_not_the_pod
 from sidecar.caller.replay import PROOF, TOKEN, ReplayStore
@@ -32,6 +32,7 @@ from sidecar.config.tree import TokenUse
 from sidecar.door.head import Head, Peer
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
+from sidecar.shared_replays.store import SharedReplays
 
 CLOCK_STEP_SECONDS: Final = 2
 """A wall clock that falls behind elapsed time by more was set back. Slewing moves both alike."""
@@ -50,8 +51,11 @@ class _Scheme(Enum):
 class Authenticator:
     """Authenticates the requests of one listener. Use within one event loop."""
 
-    def __init__(self, config: Config, clock: Clock, session: aiohttp.ClientSession) -> None:
-        """The listener's names follow from the configuration until `listens_on` says better. `session` fetches keys."""
+    def __init__(
+        self, config: Config, clock: Clock, session: aiohttp.ClientSession, shared: SharedReplays | None = None
+    ) -> None:
+        """The listener's names follow from the configuration until `listens_on` says better. `session` fetches keys;
+        `shared` is what replicas remember together, where they do."""
         identity, replay = config.identity, config.anti_replay
         self._config = config
         self._clock = clock
@@ -61,7 +65,8 @@ class Authenticator:
         self._certificates = ClientCertificates(svids.trust_domain if svids.subject == "spiffe" else None)
         token_file = identity.pod.token_file if identity.pod.enabled else None
         self._pod = None if token_file is None else PodToken(token_file, clock)
-        self._nonces = Nonces(clock.elapsed())
+        self._shared = shared
+        self._nonces = Nonces(clock.elapsed()) if shared is None else _nonces_of(shared)
         self._passthrough = config.upstream.auth.mode == "passthrough"
         self._has_nonce = replay.dpop_nonce != "off"
         self._proofs = ProofVerifier(
@@ -123,7 +128,8 @@ class Authenticator:
 
     def nonce_headers(self) -> Mapping[str, str]:
         """What every answer carries: the nonce for the next proof (RFC 9449, section 8.2)."""
-        return {"DPoP-Nonce": self._nonces.current(self._clock.elapsed())} if self._has_nonce else {}
+        nonce = self._nonces.current(self._clock.elapsed()) if self._has_nonce else ""
+        return {"DPoP-Nonce": nonce} if nonce else {}
 
     def challenge(self, refused: Refused) -> dict[str, str]:
         """The headers with which an answer to this refusal asks for what is missing; none where it asks for nothing."""
@@ -156,7 +162,8 @@ class Authenticator:
             if given is not None:
                 scheme, credential = given
                 token = await self._tokens.verify(credential)
-                return self._bound(token, credential, scheme, head, peer, spend)
+                caller = self._bound(token, credential, scheme, head, peer, spend)
+                return caller if self._shared is None else await self._shared_use(self._shared, caller, token, spend)
             if peer.certificate is not None and "dpop" not in head.headers:
                 certified = self._certificates.caller(peer.certificate, self._clock.wall())
                 if certified is not None:
@@ -164,10 +171,13 @@ class Authenticator:
             if self._pod is not None and not (reason := why_not_the_pod(head, peer)):
                 credential = self._pod.read()
                 token = await self._verified(self._pod, credential)
-                return self._as_the_pod(token, credential, peer, spend)
+                caller = self._as_the_pod(token, credential, peer, spend)
+                return caller if self._shared is None else await self._shared_use(self._shared, caller, token, spend)
             return self._anonymous(head, reason if self._pod is not None else "this request needs an access token")
         except Refused as refusal:
             headers = refusal.headers
+            if self._shared is not None and refusal.code is Code.PROOF_NONCE_REQUIRED:
+                await self._shared.look()
             if refusal.status == 401:
                 headers = {**headers, **self.challenge(refusal), **self.nonce_headers()}
             if token is not None:
@@ -214,7 +224,7 @@ class Authenticator:
         if confirmation.jkt is not None:
             proof_jti = self._prove(token.ath, confirmation.jkt, head)
         attributes = self._certified(token, peer) if confirmation.x5t_s256 is not None else ()
-        if use == "single_use" and spend:
+        if use == "single_use" and spend and self._shared is None:
             self._spend(token)
         return _caller(token, binding, proof_jti, credential, attributes)
 
@@ -250,31 +260,61 @@ class Authenticator:
             raise _mismatch("the pod's own token is bound to a key")
         use = self._config.anti_replay.bound_token
         _check_jti(token, use)
-        if use == "single_use" and spend:
+        if use == "single_use" and spend and self._shared is None:
             self._spend(token)
         return _caller(token, pod_binding(peer), "", credential)
+
+    # -- what replicas remember together -----------------------------------------------------------------------------
+    async def _shared_use(self, shared: SharedReplays, caller: Caller, token: AccessToken, spend: bool) -> Caller:
+        """The caller, whose proof and token no replica has seen used. The proof is marked as used in this process
+        already, before the first pause: whoever is cancelled here cannot use it again, here or elsewhere."""
+        if caller.proof_jti:
+            losses = shared.losses
+            # A proof is remembered for longer than its nonce is taken, so that no replica's clock matters.
+            ttl = max(self._config.anti_replay.window_seconds, 2 * LIFETIME_SECONDS) + 10
+            if await shared.claim(PROOF, f"{token.confirmation.jkt}{caller.proof_jti}", ttl) is None:
+                raise _replayed_proof()
+            if shared.losses != losses:
+                # The store lost its memory since this proof was looked at: it may have been used.
+                code = Code.PROOF_NONCE_REQUIRED if self._has_nonce else Code.PROOF_INVALID
+                raise Refused(code, "the DPoP proof may be a replay: make another")
+        replay = self._config.anti_replay
+        use = replay.unbound_token if caller.binding.kind is BindingKind.NONE else replay.bound_token
+        if use == "single_use" and spend:
+            if await shared.claim(TOKEN, f"{token.issuer}\0{token.jti}", self._spent_for(token)) is None:
+                raise _replayed_token()
+            self._spend(token)
+        return caller
 
     def _prove(self, ath: str, jkt: str, head: Head) -> str:
         """The `jti` of the request's proof, used for the first time."""
         wall, elapsed = self._clocks()
+        if self._shared is not None:
+            self._use_what_the_store_knows(self._shared)
         jti = self._proofs.verify(
             head.headers["dpop"], method=head.method, path=head.path, ath=ath, jkt=jkt, wall=wall, elapsed=elapsed
         )
         # The window holds from the first use; a proof's own life is shorter (see the check of the configuration).
         window = self._config.anti_replay.window_seconds + CLOCK_STEP_SECONDS
         if not self.replays.use_once(PROOF, f"{jkt}{jti}", window):
-            metrics.REPLAYS.labels(PROOF).inc()
-            raise Refused(Code.PROOF_REPLAYED, "the DPoP proof was used before")
+            raise _replayed_proof()
         return jti
+
+    def _use_what_the_store_knows(self, shared: SharedReplays) -> None:
+        """Without a nonce to tell what was used before the store began, older proofs are not taken."""
+        generation = shared.generation
+        if shared.problem or generation is None:
+            raise shared.unavailable()
+        self._proofs.distrust(generation.born)
 
     def _spend(self, token: AccessToken) -> None:
         """Remembered for as long as the token lives, and a window longer in case the wall clock is set back."""
-        window = self._config.anti_replay.window_seconds
-        ttl = token.expires_at - self._clock.wall() + window
         # A jti is printable, so that the separator ends the issuer.
-        if not self.replays.use_once(TOKEN, f"{token.issuer}\0{token.jti}", ttl):
-            metrics.REPLAYS.labels(TOKEN).inc()
-            raise Refused(Code.TOKEN_REPLAYED, "the access token was used before")
+        if not self.replays.use_once(TOKEN, f"{token.issuer}\0{token.jti}", self._spent_for(token)):
+            raise _replayed_token()
+
+    def _spent_for(self, token: AccessToken) -> float:
+        return token.expires_at - self._clock.wall() + self._config.anti_replay.window_seconds
 
     def _clocks(self) -> tuple[float, float]:
         """Wall and elapsed time. A wall clock set back would make forgotten proofs young again: see ProofVerifier."""
@@ -349,6 +389,23 @@ def _claimed_binding(token: AccessToken, scheme: _Scheme, has_proof: bool) -> Bi
     if not has_proof:
         raise _mismatch("the access token is bound to a DPoP key, and there is no proof")
     return Binding(BindingKind.DPOP, jkt) if x5t is None else Binding(BindingKind.DPOP_MTLS, f"{jkt}+{x5t}")
+
+
+def _nonces_of(shared: SharedReplays) -> SharedNonces:
+    def secret() -> bytes | None:
+        return shared.generation.secret if shared.generation is not None else None
+
+    return SharedNonces(secret, shared.server_time)
+
+
+def _replayed_proof() -> Refused:
+    metrics.REPLAYS.labels(PROOF).inc()
+    return Refused(Code.PROOF_REPLAYED, "the DPoP proof was used before")
+
+
+def _replayed_token() -> Refused:
+    metrics.REPLAYS.labels(TOKEN).inc()
+    return Refused(Code.TOKEN_REPLAYED, "the access token was used before")
 
 
 def _mismatch(message: str) -> Refused:

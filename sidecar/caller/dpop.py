@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from sidecar.caller import jose, jwk
-from sidecar.caller.nonce import Nonces
+from sidecar.caller.nonce import NonceSource
 from sidecar.caller.origins import normalise
 from sidecar.errors import Code, Refused
 
@@ -51,7 +51,7 @@ class ProofVerifier:
         max_age_seconds: float,
         clock_skew_seconds: float,
         nonce_mode: NonceMode,
-        nonces: Nonces,
+        nonces: NonceSource,
     ) -> None:
         self._algorithms = frozenset(algorithms)
         self._origins: Collection[str] = frozenset()
@@ -77,7 +77,12 @@ class ProofVerifier:
         Those with a nonce die with it; those without are refused until the clock has passed where it stood.
         """
         self._nonces.renew(elapsed)
-        self._distrusted_until = max(self._distrusted_until, wall_before + self._skew)
+        self.distrust(wall_before)
+
+    def distrust(self, until: float) -> None:
+        """What was used until then (seconds since the epoch) may be forgotten: proofs without a nonce made before it
+        are refused."""
+        self._distrusted_until = max(self._distrusted_until, until + self._skew)
 
     def verify(self, proof: str, *, method: str, path: str, ath: str, jkt: str, wall: float, elapsed: float) -> str:
         """The `jti` of a good proof, which the caller of this function must see used once only.
@@ -181,8 +186,8 @@ class ProofVerifier:
                 raise Refused(Code.PROOF_NONCE_REQUIRED, "the DPoP proof needs the current nonce")
         elif iat <= self._distrusted_until:
             if mode == "optional":
-                raise Refused(Code.PROOF_NONCE_REQUIRED, "the DPoP proof needs a nonce: the clock was set back")
-            _invalid("the DPoP proof may be a replay: the clock was set back")
+                raise Refused(Code.PROOF_NONCE_REQUIRED, "the DPoP proof needs a nonce: it may be a replay")
+            _invalid("the DPoP proof may be a replay: what was used before it was made is not known for certain")
 
 
 def _invalid(message: str) -> NoReturn:

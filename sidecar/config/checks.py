@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sidecar.config.problems import Problem
 from sidecar.config.salts import salts_in
+from sidecar.config.store_address import store_address
 from sidecar.config.tree import Authzen, Cedar, Config, Environment, Issuer, is_trust_domain
 
 
@@ -385,8 +386,8 @@ def _is_json_pointer(text: str) -> bool:
 def _check_replay(config: Config) -> list[Problem]:
     store, replay = config.anti_replay.store, config.anti_replay
     found: list[Problem] = []
-    if store != "memory" and not store.startswith(("valkey://", "valkeys://", "redis://", "rediss://")):
-        found.append(Problem("anti_replay.store", f"{store!r} is not a store", "write memory or valkey://host:port"))
+    if store != "memory":
+        found += _check_store(config)
     if replay.window_seconds < replay.proof_max_age_seconds + config.identity.clock_skew_seconds:
         found.append(
             Problem(
@@ -395,6 +396,30 @@ def _check_replay(config: Config) -> list[Problem]:
                 "make it at least proof_max_age_seconds + clock_skew_seconds",
             )
         )
+    return found
+
+
+def _check_store(config: Config) -> list[Problem]:
+    """A password would stand in the configuration, in its print, in a pod's description: it is never repeated here."""
+    replay = config.anti_replay
+    files = {
+        "anti_replay.store_password_file": replay.store_password_file,
+        "anti_replay.store_ca_file": replay.store_ca_file,
+        "anti_replay.store_cert_file": replay.store_cert_file,
+        "anti_replay.store_key_file": replay.store_key_file,
+    }
+    found = _files(files)
+    if (replay.store_cert_file is None) != (replay.store_key_file is None):
+        found.append(
+            Problem("anti_replay.store_cert_file", "store_cert_file and store_key_file go together", "give both")
+        )
+    try:
+        address = store_address(replay.store)
+    except ValueError as error:
+        remedy = "write memory or valkey://host:port; a password goes into a file: anti_replay.store_password_file"
+        return [*found, Problem("anti_replay.store", str(error), remedy)]
+    if not address.tls and (replay.store_ca_file is not None or replay.store_cert_file is not None):
+        found.append(Problem("anti_replay.store", "certificates are given, and it is not TLS", "write valkeys://"))
     return found
 
 
@@ -485,7 +510,6 @@ def _check_not_built(config: Config) -> list[Problem]:
     found: list[Problem] = []
     later: list[tuple[str, bool, str]] = [
         ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
-        ("anti_replay.store", config.anti_replay.store != "memory", "use memory"),
     ]
     found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]
     return found

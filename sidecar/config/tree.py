@@ -317,6 +317,12 @@ class AntiReplay(_Section):
     unbound_token: TokenUse = "per_grant"
     bound_token: TokenUse = "off"
     store: str = "memory"
+    """`valkey://[user@]host[:port][/database]`, or with TLS `valkeys://…`; never with a password in it."""
+    store_password_file: Path | None = None
+    store_ca_file: Path | None = None
+    store_cert_file: Path | None = None
+    store_key_file: Path | None = None
+    store_timeout_ms: Annotated[int, Field(ge=10, le=10_000)] = 300
 
 
 # -- audit, ops, limits --------------------------------------------------------------------------------------------

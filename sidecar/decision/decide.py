@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ from sidecar.config import Config
 from sidecar.decision.flight import Attributes, Flight, Mark, Waiter, fetched
 from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, claim_of, grant_key
 from sidecar.decision.observed import Decision
+from sidecar.decision.openings import claim_opening, give_back, is_unclaimed, used_up
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
 from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Unspent, Verdict
 from sidecar.decision.question import question_of
@@ -30,6 +32,7 @@ from sidecar.decision.together import Together
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
 from sidecar.ops.tracing import TraceParent
+from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.operation import Operation
 
 MAX_FLIGHTS: Final = 1024
@@ -43,7 +46,6 @@ EMBEDDED_TIMEOUT_SECONDS: Final = 5.0
 _NEGATIVE: Final = frozenset({Code.POLICY_DENIED, Code.OBLIGATION_UNMET})
 """Denials that are remembered: what policy says. Never an outage, never a step-up, which the caller can mend."""
 
-_TOKEN_REPLAYS: Final = metrics.REPLAYS.labels("token")
 _log = structlog.get_logger(__name__)
 
 
@@ -51,10 +53,18 @@ class Decider:
     """Decides the requests of one process. Use within one event loop.
 
     `publishes_notifications` says that someone publishes `Permit.verdict.obligations.notifications`; where nobody
-    does, a permit with a `notification` is a deny.
+    does, a permit with a `notification` is a deny. `shared` is what replicas remember together, where they do.
     """
 
-    def __init__(self, config: Config, pdp: Pdp | None, clock: Clock, *, publishes_notifications: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pdp: Pdp | None,
+        clock: Clock,
+        *,
+        publishes_notifications: bool = False,
+        shared: SharedReplays | None = None,
+    ) -> None:
         """`pdp` is None only where `authorization.enabled` is false, and is not asked there."""
         authorization = config.authorization
         if authorization.enabled and pdp is None:
@@ -69,6 +79,7 @@ class Decider:
         self._terms = Terms(config, publishes_notifications=publishes_notifications)
         self._limits = config.grants
         self._replay = config.anti_replay
+        self._shared = shared
         self._tenant_id = config.tenant.id or ""
         self._random = random.SystemRandom()
         entries = config.grants.max_entries
@@ -229,6 +240,8 @@ class Decider:
         for mark, grant in self._marks.items():
             if grant.left and fits(grant.claim) and self._grants.find(grant.key) is grant:
                 self._marks.discard(mark)
+                if self._shared is not None and grant.opening is not None:
+                    self._shared.release(grant.opening)
 
     async def close(self) -> None:
         """Refuses whoever waits."""
@@ -263,24 +276,7 @@ class Decider:
                 continue
             if len(shown) == limit:
                 break
-            issuer, subject, purpose, uri = grant.claim
-            shown.append(
-                {
-                    "issuer": issuer,
-                    "subject": subject,
-                    "operation": grant.operation,
-                    "purpose": purpose,
-                    "uri": uri,
-                    "binding": grant.binding,
-                    "max_uses": grant.max_uses,
-                    "uses_left": grant.left,
-                    "uses_reserved": grant.reserved,
-                    "expires_in_seconds": round(grant.expires - now, 3),
-                    "decision_id": grant.verdict.decision_id,
-                    "policy_version": grant.verdict.policy_version,
-                    "policies": grant.verdict.policies,
-                }
-            )
+            shown.append(grant.shown(now))
         return shown
 
     # -- before the PDP --------------------------------------------------------------------------------------------
@@ -332,8 +328,7 @@ class Decider:
 
     def _check_replay(self, waiter: Waiter) -> None:
         if waiter.per_grant and self._marks.get(waiter.mark, self._clock.elapsed()) is not None:
-            _TOKEN_REPLAYS.inc()
-            raise Refused(Code.TOKEN_REPLAYED, "The access token was used up for this.")
+            raise used_up()
 
     # -- asking, once ----------------------------------------------------------------------------------------------
     async def _wait(self, waiter: Waiter) -> Permit:
@@ -362,16 +357,19 @@ class Decider:
             outdated = 0
             while flight.next_waiter() is not None:
                 flight.outdated = False
-                verdict, answered = None, 0.0
+                first, verdict, answered = flight.waiters[0], None, 0.0
                 try:
-                    verdict, answered = await self._ask(flight, flight.waiters[0])
+                    verdict, answered = await self._ask(flight, first)
                     refused = None
+                    if self._shared is not None and not flight.outdated:
+                        may_open = partial(self._may_open, verdict)
+                        await claim_opening(self._shared, flight, self._replay.window_seconds, may_open)
                 except Refused as refusal:
                     refused = refusal
                 if flight.outdated and outdated < MAX_ROUNDS_OUTDATED:
                     outdated += 1
                     continue
-                self._tell(flight, verdict, refused)
+                self._tell(flight, first, verdict, refused)
                 if refused is not None or flight.outdated or verdict is None:
                     self._refuse_all(flight, refused or no_answer("policies change faster than they answer"))
                 else:
@@ -383,6 +381,8 @@ class Decider:
             _log.exception("internal fault in a decision")
         finally:
             del self._flights[key]
+            if self._shared is not None:
+                give_back(self._shared, flight)
             if flight.together is not None:
                 await flight.together.leave()
 
@@ -404,9 +404,8 @@ class Decider:
         together, flight.together = flight.together, None
         return await (self._access.ask(question) if together is None else together.ask(question))
 
-    def _tell(self, flight: Flight, verdict: Verdict | None, refused: Refused | None) -> None:
+    def _tell(self, flight: Flight, waiter: Waiter, verdict: Verdict | None, refused: Refused | None) -> None:
         """Tells whoever looks on what was decided; an outage is no decision."""
-        waiter = flight.waiters[0]
         if not self.on_decision or flight.outdated or waiter.question is None:
             return
         wall = self._clock.wall()
@@ -420,6 +419,10 @@ class Decider:
         question, what, who = waiter.question, waiter.operation, waiter.caller
         for told in self.on_decision:
             told(Decision(question, what, who, verdict, code, wall, waiter.correlation_id))
+
+    def _may_open(self, verdict: Verdict, waiter: Waiter) -> bool:
+        self._check_replay(waiter)
+        return self._terms.refusal(verdict, waiter.operation, waiter.caller, self._clock.wall()) is None
 
     def _refuse_all(self, flight: Flight, refused: Refused) -> None:
         if isinstance(refused, Denied):
@@ -442,7 +445,9 @@ class Decider:
     def _serve(self, flight: Flight, verdict: Verdict, answered: float) -> None:
         """Hands the new grant's uses to those who wait, in the order they came. For whom they do not suffice, the PDP
         is asked again, unless the token may open no second grant. Runs without a pause."""
-        first = flight.waiters[0]
+        first = flight.next_waiter()
+        if first is None:
+            return
         refused = self._terms.refusal(verdict, first.operation, first.caller, self._clock.wall())
         if refused is not None:
             self._refuse_all(flight, refused)
@@ -452,9 +457,12 @@ class Decider:
         for waiter in flight.waiters:
             if waiter.answer.done():
                 continue
+            if grant is None and self._shared is not None and is_unclaimed(flight, waiter):
+                continue
             try:
                 if grant is None:
                     grant = self._open(waiter, verdict, answered)
+                    grant.opening = flight.openings.pop(waiter.mark, None)
                 if grant.max_uses < waiter.operation.uses:
                     raise _too_many_uses(waiter.operation, grant)
                 reservation = grant.take(waiter.operation.uses)

@@ -15,6 +15,7 @@ from sidecar.decision.grants import Claim, GrantKey, Owner
 from sidecar.decision.permit import Permit, Question
 from sidecar.decision.together import Together
 from sidecar.ops.tracing import TraceParent
+from sidecar.shared_replays.store import Claimed
 from sidecar.surface.operation import Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri
 
@@ -65,6 +66,8 @@ class Flight:
     blind: bool = False
     """The resource's attributes could not be fetched for the question under way."""
     task: asyncio.Task[None] | None = None
+    openings: dict[Mark, Claimed] = field(default_factory=dict)
+    """Marks claimed among the replicas, for a grant that is not open yet."""
 
     def next_waiter(self) -> Waiter | None:
         """The first who still waits."""

@@ -15,6 +15,7 @@ from sidecar.clock import Clock
 from sidecar.decision.permit import Verdict
 from sidecar.decision.timed_table import TimedTable
 from sidecar.ops import metrics
+from sidecar.shared_replays.store import Claimed
 from sidecar.surface.operation import Operation, Purpose
 from sidecar.surface.secret_uri import SecretUri
 
@@ -70,7 +71,7 @@ class Grant:
     """A live decision with its uses. `left` are free, `reserved` are taken and neither spent nor given back yet.
 
     `expires` is elapsed time, the one that counts; `expires_at` the same in seconds since the epoch, for the record;
-    `opened_at` is wall time, to be compared with a token's `iat`.
+    `opened_at` is wall time, to be compared with a token's `iat`; `opening` is the token's mark among the replicas.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Grant:
         "left",
         "max_uses",
         "opened_at",
+        "opening",
         "operation",
         "reserved",
         "verdict",
@@ -113,6 +115,7 @@ class Grant:
         self.expires = expires
         self.expires_at = expires_at
         self.opened_at = opened_at
+        self.opening: Claimed | None = None
 
     def take(self, uses: int) -> UseReservation | None:
         """Reserves uses, all of them or none."""
@@ -121,6 +124,25 @@ class Grant:
         self.left -= uses
         self.reserved += uses
         return UseReservation(self, uses)
+
+    def shown(self, now: float) -> dict[str, object]:
+        """For whoever looks at the live grants. `uri` is for making a `resource_ref` of it, not for showing."""
+        issuer, subject, purpose, uri = self.claim
+        return {
+            "issuer": issuer,
+            "subject": subject,
+            "operation": self.operation,
+            "purpose": purpose,
+            "uri": uri,
+            "binding": self.binding,
+            "max_uses": self.max_uses,
+            "uses_left": self.left,
+            "uses_reserved": self.reserved,
+            "expires_in_seconds": round(self.expires - now, 3),
+            "decision_id": self.verdict.decision_id,
+            "policy_version": self.verdict.policy_version,
+            "policies": self.verdict.policies,
+        }
 
     def settle(self, uses: int, spent: bool) -> None:
         """A reservation ended."""

@@ -32,6 +32,9 @@ REVOCATIONS_MALFORMED: Final = Counter(
 )
 GRANTS_REVOKED: Final = Counter("sidecar_grants_revoked", "Grants ended before their time", registry=REGISTRY)
 REPLAYS: Final = Counter("sidecar_replays", "Replays refused: proof or token", ["kind"], registry=REGISTRY)
+REPLAY_STORE_ERRORS: Final = Counter(
+    "sidecar_replay_store_errors", "Requests refused because the shared replay store did not say", registry=REGISTRY
+)
 MOUNT_VIOLATIONS: Final = Counter(
     "sidecar_tenant_mount_violations", "Requests outside the tenant's mounts", registry=REGISTRY
 )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sidecar.app import DRAIN_SECONDS
-from sidecar.config import Config, ConfigError, Environment, load, split_address
+from sidecar.config import Config, Environment, load, split_address
 from sidecar.decision.cedar import CedarPdp
 from tests.deploy.how_to import code_block
 from tests.deploy.pod import (
@@ -23,7 +23,7 @@ from tests.deploy.pod import (
     sidecar_container,
 )
 from tests.deploy.schemas import assert_valid
-from tests.deploy.values import BUILT, CASES, CHART, LATER, values
+from tests.deploy.values import BUILT, CASES, CHART, values
 from tests.real.helm import BUILD_TIMEOUT, Helm, HelmRefused
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(BUILD_TIMEOUT)]
@@ -60,15 +60,6 @@ def test_the_sidecar_takes_the_rendered_configuration(helm: Helm, case: str, tmp
     config = loaded(rendered(helm, case), tmp_path)
     assert config.tenant.id == "acme"
     assert config.listen.address == "127.0.0.1:8200"
-
-
-@pytest.mark.parametrize("case", LATER)
-def test_what_is_not_built_yet_is_rendered_and_only_the_sidecar_refuses_it(
-    helm: Helm, case: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError) as refused:
-        loaded(rendered(helm, case), tmp_path)
-    assert [problem.message for problem in refused.value.problems] == ["is not built in this version"]
 
 
 @pytest.mark.parametrize("case", CASES)

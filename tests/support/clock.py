@@ -30,3 +30,16 @@ class FakeClock:
     def step_wall(self, seconds: float) -> None:
         """Somebody sets the wall clock forward, or back where negative; no time passes."""
         self._wall += seconds
+
+
+class RunningClock(FakeClock):
+    """Goes on by itself, as a server's does that is asked beside it, and may be set like the other."""
+
+    def __init__(self) -> None:
+        super().__init__(wall=0.0, elapsed=0.0)
+
+    def wall(self) -> float:
+        return super().wall() + time.time()
+
+    def elapsed(self) -> float:
+        return super().elapsed() + time.monotonic()

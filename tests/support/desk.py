@@ -15,6 +15,7 @@ from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.door.head import Head, Peer
 from sidecar.errors import Code, Refused
+from sidecar.shared_replays.store import SharedReplays
 from tests.support.clock import FakeClock
 from tests.support.proofs import ProofKey
 from tests.support.tokens import Issuer
@@ -32,6 +33,7 @@ class Desk:
         self.issuer = issuer
         self.clock = clock
         self.jwks_file = jwks_file
+        self.shared: SharedReplays | None = None
         self.key = ProofKey(now=clock.wall)
 
     @property
@@ -92,17 +94,30 @@ async def refusal(attempt: Awaitable[object]) -> Refused:
 
 @contextlib.asynccontextmanager
 async def open_desk(
-    folder: Path, *, issuer: Issuer | None = None, issuers: list[dict[str, Any]] | None = None, **sections: Any
+    folder: Path,
+    *,
+    issuer: Issuer | None = None,
+    issuers: list[dict[str, Any]] | None = None,
+    clock: FakeClock | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Desk]:
     """A desk; `issuer` and `sections` (of the configuration) bend it, `issuers` are trusted beside the first."""
-    clock = FakeClock()
+    clock = clock or FakeClock()
     issuer = issuer or Issuer()
     issuer.now = clock.wall
     jwks_file = folder / "jwks.json"
     identity: dict[str, Any] = {"issuers": [issuer.configured(jwks_file), *(issuers or [])]}
     config = Config.model_validate({**sections, "identity": identity | sections.get("identity", {})})
     async with aiohttp.ClientSession() as session:
-        authenticator = Authenticator(config, clock, session)
+        shared = None
+        if config.anti_replay.store != "memory":
+            shared = SharedReplays(config.anti_replay, "acme", clock)
+            await shared.start()
+        authenticator = Authenticator(config, clock, session, shared)
         await authenticator.start()
-        yield Desk(authenticator, issuer, clock, jwks_file)
+        desk = Desk(authenticator, issuer, clock, jwks_file)
+        desk.shared = shared
+        yield desk
         await authenticator.stop()
+        if shared is not None:
+            await shared.stop()
