@@ -41,6 +41,10 @@ MAX_FLIGHTS: Final = 1024
 MAX_ROUNDS_OUTDATED: Final = 8
 """How often a question is asked anew because policies changed while it was answered."""
 
+LONGEST_WAIT_SECONDS: Final = 20.0
+"""How long one request waits for its decision. Where a permit is for one use, those who wait are asked for one after
+the other: each answer comes in time, and the last of many would wait for minutes."""
+
 EMBEDDED_TIMEOUT_SECONDS: Final = 5.0
 
 _NEGATIVE: Final = frozenset({Code.POLICY_DENIED, Code.OBLIGATION_UNMET})
@@ -344,6 +348,13 @@ class Decider:
             flight.task = asyncio.create_task(self._fly(waiter.key, flight))
         else:
             flight.waiters.append(waiter)
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                return await self._answer(waiter)
+        except TimeoutError:
+            raise no_answer("too many wait for the same decision") from None
+
+    async def _answer(self, waiter: Waiter) -> Permit:
         try:
             return await waiter.answer
         except asyncio.CancelledError:

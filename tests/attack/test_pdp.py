@@ -12,17 +12,18 @@ import aiohttp
 import pytest
 
 from sidecar.config.tree import Authzen
+from sidecar.decision import decide
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.cedar import PolicyError
 from sidecar.decision.decide import Decider
 from sidecar.decision.pdp import PdpAccess, PdpOutage
-from sidecar.decision.permit import Permit, Verdict
+from sidecar.decision.permit import Permit, Question, Verdict
 from sidecar.errors import Code, Refused
 from sidecar.surface.operation import Purpose
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.upstream.pool import exact_session
 from tests.decision.awkward import ANSWERS, OF_ONE, PERMIT, Answer, give, permitted_beside
-from tests.decision.making import caller, cedar, cedar_folder, clock, config, operation, question
+from tests.decision.making import caller, cedar, cedar_folder, clock, config, operation, permitting, question
 from tests.decision.pdp_server import Exchange, PdpServer
 
 ANY = "permit (principal, action, resource);"
@@ -487,3 +488,27 @@ async def test_pdp_07_a_forbid_on_a_secret_is_dodged_by_no_version_and_no_key(
     refused = await outcome(Decider(config(), cedar(folder), clock()), uri=uri)
     assert isinstance(refused, Refused)
     assert refused.code is Code.POLICY_DENIED
+
+
+async def test_pdp_05_who_waits_behind_others_for_the_same_decision_waits_for_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A permit for one use each, from a PDP that answers just in time: the questions follow one another."""
+    monkeypatch.setattr(decide, "LONGEST_WAIT_SECONDS", 0.3)
+    slow = permitting(max_uses=1)
+    decider = Decider(config(anti_replay={"bound_token": "off"}), slow, clock())
+
+    async def late(_question: Question) -> Verdict:
+        await asyncio.sleep(0.1)
+        return Verdict(True)
+
+    monkeypatch.setattr(slow, "evaluate", late)
+    async with asyncio.timeout(60):
+        found = await asyncio.gather(*(outcome(decider) for _ in range(100)))
+    refused = [one for one in found if isinstance(one, Refused)]
+    assert {one.code for one in refused} == {Code.PDP_UNAVAILABLE}
+    assert 0 < len(refused) < 100
+    for one in found:
+        if isinstance(one, Permit):
+            one.reservation.refund()
+    assert sum(grant["uses_reserved"] for grant in decider.snapshot()) == 0

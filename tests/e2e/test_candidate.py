@@ -22,10 +22,11 @@ IN_FORCE = """
 @id("app") @max_uses("5") permit (principal == Workload::"app", action, resource in Mount::"secret");
 @id("old") permit (principal == Workload::"old", action, resource in Mount::"secret");
 """
+# Only the candidate looks at what a secret's metadata says: it is fetched for it.
 CANDIDATE = """
 @id("app") @max_uses("5") @release("canary_key")
 permit (principal == Workload::"app", action, resource in Mount::"secret");
-@id("new") permit (principal == Workload::"new", action, resource in Mount::"secret");
+@id("new") permit (principal == Workload::"new", action, resource in Mount::"secret") when { resource has created_at };
 """
 
 
