@@ -248,8 +248,8 @@ async def test_pdp_05_recovery_begins_with_one_question(session: aiohttp.ClientS
 
     async with PdpServer(script) as server:
         time = clock()
-        pdp = AuthzenPdp(Authzen.model_validate({"url": server.url, "timeout_ms": 2000}), session)
-        decider = Decider(config(authorization={"pdp": "authzen", "authzen": {"timeout_ms": 2000}}), pdp, time)
+        pdp = AuthzenPdp(Authzen.model_validate({"url": server.url, "timeout_ms": 10_000}), session)
+        decider = Decider(config(authorization={"pdp": "authzen", "authzen": {"timeout_ms": 10_000}}), pdp, time)
         for index in range(50):
             await outcome(decider, f"app{index}")
         asked = len(server.exchanges)
