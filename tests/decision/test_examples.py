@@ -121,7 +121,7 @@ async def test_the_how_tos_policies_are_right(tmp_path: Path) -> None:
     path = tmp_path / "entities.json"
     path.write_text(entities)
     pdp = cedar(cedar_folder(tmp_path / "policies", *policies), schema=schema(tmp_path), entities=path)
-    assert len(pdp) == len(policies) == 4
+    assert len(pdp) == len(policies) == 5
     assert pdp.warnings == ()
     assert (await asked(pdp, "app", str(DB))).policies == ("app-reads",)
     assert not (await asked(pdp, "app", "openbao+kv2://secret/app/frozen#key?version=3")).permit
