@@ -45,6 +45,7 @@ from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers.port import Provider
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
+from sidecar.surface.secrets import openapi
 from sidecar.surface.secrets.endpoints import ROOT, recognise
 from sidecar.surface.shapes import looks_strange
 from sidecar.surface.token_calls import REVOKE_SELF, TokenCall
@@ -191,6 +192,9 @@ class Enforcement:
     async def _secrets_api(self, inbound: Inbound, head: Head, trail: Trail) -> Answer:
         """A request of the Secrets API is made of operations, each of which goes the same way: see `carrying`."""
         call = recognise(head)
+        if call.row.public:  # tells no secret, is asked for by anyone's tools, and is not recorded
+            call.check_body(await inbound.body(self._max_body_bytes) if head.has_body else b"")
+            return Answer(200, self._headers({}, trail), openapi.written())
         trail.local = f"secrets.{call.endpoint}"
         trail.stage = Stage.CALLER
         caller = trail.caller = await self._authenticator.authenticate(head, inbound.peer)

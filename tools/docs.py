@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
 from sidecar.ops import metrics
+from sidecar.surface.secrets import openapi
 from tools import chart_docs, surface_docs
 
 ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
@@ -164,6 +165,7 @@ PAGES = {
     "errors.md": errors,
     "headers.md": surface_docs.headers,
     "metrics.md": metrics_page,
+    "openapi.json": lambda: openapi.written().decode(),
     "operations.md": surface_docs.operations,
 }
 
