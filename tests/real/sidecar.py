@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,14 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hvac
 import pytest
 import requests
 import yaml
 
-from sidecar.audit.commands import verify
+from sidecar.audit.commands import cat, verify
 from sidecar.client.key import DPoPKey
 from sidecar.client.requests import DPoPAuth
 from sidecar.dev import leash
@@ -186,12 +187,11 @@ class SidecarProcess:
 
     # -- what it wrote -----------------------------------------------------------------------------------------------
     def records(self) -> list[dict[str, Any]]:
-        """The audit's records, oldest first, by the command an auditor would use. Each has only members that the
-        format page names."""
-        done = subprocess.run(
-            [sys.executable, "-m", "sidecar", "audit", "cat", str(self.spool)], capture_output=True, check=True
-        )
-        records = [json.loads(line) for line in done.stdout.splitlines()]
+        """The audit's records, oldest first, by what `sidecar audit cat` does; a process for each look would cost more
+        than most tests. Each has only members that the format page names."""
+        out = io.TextIOWrapper(io.BytesIO())
+        assert cat([self.spool], out) == 0
+        records = [json.loads(line) for line in cast("io.BytesIO", out.buffer).getvalue().splitlines()]
         for record in records:
             assert not undocumented(record), record
         return records
