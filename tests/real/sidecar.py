@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import hvac
 import pytest
@@ -191,7 +191,7 @@ class SidecarProcess:
         than most tests. Each has only members that the format page names."""
         out = io.TextIOWrapper(io.BytesIO())
         assert cat([self.spool], out) == 0
-        records = [json.loads(line) for line in cast("io.BytesIO", out.buffer).getvalue().splitlines()]
+        records = [json.loads(line) for line in out.buffer.getvalue().splitlines()]
         for record in records:
             assert not undocumented(record), record
         return records
