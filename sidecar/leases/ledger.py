@@ -34,7 +34,7 @@ CREATE TABLE held (
   ref BLOB PRIMARY KEY,
   holder BLOB NOT NULL,
   sealed BLOB NOT NULL,
-  token TEXT NOT NULL,
+  token BLOB NOT NULL,
   expires REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX held_by_expiry ON held (expires);
@@ -151,12 +151,11 @@ class Ledger:
         """Writes a row, in the place of the one that there was; returns when it is durable."""
         names, db = self._names, self._open_db()
         ref, own = names.held(held), names.holder(holder)
-        sealed = names.seal(entry.uri, ref + own + entry.token.encode())
+        token = names.hide(entry.token)
+        sealed = names.seal(entry.uri, ref + own + token)
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.execute(
-                "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", (ref, own, sealed, entry.token, entry.expires)
-            )
+            db.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", (ref, own, sealed, token, entry.expires))
             for earlier in self._earlier:
                 db.execute("DELETE FROM held WHERE ref = ?", (earlier.held(held),))
             db.execute("COMMIT")
@@ -176,11 +175,12 @@ class Ledger:
             )
             if row is None:
                 continue
-            found, sealed, token, expires = row
+            found, sealed, hidden, expires = row
             if not hmac.compare_digest(found, own) or expires + GRACE_SECONDS <= now:
                 return None
-            uri = names.unseal(sealed, ref + own + token.encode())
-            if uri is None:
+            token = names.shown(hidden)
+            uri = None if token is None else names.unseal(sealed, ref + own + hidden)
+            if token is None or uri is None:
                 _log.error("a row of the ledger of leases was changed by somebody else; it is nobody's")
                 return None
             return Held(uri, token, expires)
@@ -189,9 +189,16 @@ class Ledger:
     def tokens(self, now: float) -> dict[str, float]:
         """The accessors of tokens that something still lives under, and when the last of it ends."""
         rows = self._open_db().execute(
-            "SELECT token, max(expires) FROM held WHERE token != '' AND expires > ? GROUP BY token", (now,)
+            "SELECT token, max(expires) FROM held WHERE length(token) > 0 AND expires > ? GROUP BY token", (now,)
         )
-        return dict(rows.fetchall())
+        found: dict[str, float] = {}
+        for hidden, expires in rows.fetchall():
+            for names in (self._names, *self._earlier):
+                accessor = names.shown(hidden)
+                if accessor is not None:
+                    found[accessor] = max(expires, found.get(accessor, 0.0))
+                    break
+        return found
 
     def drop_ended(self, now: float) -> None:
         """Removes what has ended."""

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 
 Holder = tuple[str, ...]
 """Who holds: tenant, issuer, subject."""
@@ -22,6 +22,7 @@ class Names:
     def __init__(self, salt: bytes) -> None:
         self._salt = salt
         self._seal = AESGCM(hmac.digest(salt, b"openbao-sidecar ledger seal", "sha256"))
+        self._hide = AESSIV(hmac.digest(salt, b"openbao-sidecar ledger accessors", "sha512"))
 
     def holder(self, holder: Holder) -> bytes:
         """The name of a holder."""
@@ -40,6 +41,21 @@ class Names:
         """The text again; None where the row is not as it was written."""
         try:
             return self._seal.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to).decode()
+        except (InvalidTag, ValueError):
+            return None
+
+    def hide(self, accessor: str) -> bytes:
+        """A token's accessor sealed, the same one always alike (AES-SIV, RFC 5297): rows are grouped by it."""
+        return self._hide.encrypt(accessor.encode(), None) if accessor else b""
+
+    def shown(self, hidden: object) -> str | None:
+        """The accessor again; None where it was not hidden under this salt, or is none of ours at all."""
+        if not isinstance(hidden, bytes):
+            return None
+        if not hidden:
+            return ""
+        try:
+            return self._hide.decrypt(hidden, None).decode()
         except (InvalidTag, ValueError):
             return None
 

@@ -214,8 +214,7 @@ def test_no_canary_is_found_outside_the_answer_that_should_carry_it(house: House
     searched = places(house)
     for place in ("sidecar.log", "records", "OTLP", "topic .secrets.audit", "/metrics after drive_operations"):
         assert len(searched[place]) > 1000, f"nothing to search in {place}"
-    ledger = "the accessor of its token in audit/leases.db"  # where it must be: docs/explanation/what-is-where.md
-    found = [each for each in house.canaries.found_in(searched) if not each.startswith(ledger)]
+    found = house.canaries.found_in(searched)
     assert not found, "\n".join(found)
 
 
