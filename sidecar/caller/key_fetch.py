@@ -26,6 +26,7 @@ MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_BEARER_BYTES: Final = 16 * 1024
 
 _JWKS: Final = "application/jwk-set+json, application/json"
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NOT_THERE: Final = frozenset({404, 405, 410})
 
 
@@ -155,9 +156,19 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 def _may_be_public(host: str) -> bool:
     """False for an address that is not a public one; a name is looked up when it is connected to."""
     try:
-        return ipaddress.ip_address(host).is_global
+        return _is_public(host)
     except ValueError:
-        return host != "localhost" and not host.endswith(".localhost")
+        # Whoever connects takes digits and dots for an address too, `127.1` and `2130706433`, and looks nothing up.
+        return not host.replace(".", "").isdigit() and host != "localhost" and not host.endswith(".localhost")
+
+
+def _is_public(address: str) -> bool:
+    """Whether packets to it leave for the internet (RFC 6890): one host there, not an IPv4 address that a translator or
+    a tunnel at the network's edge makes of it. Raises ValueError where it is no address."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip in _GLOBAL_UNICAST and ip.is_global and ip.sixtofour is None and ip.teredo is None
+    return ip.is_global and not ip.is_multicast
 
 
 class _PublicResolver(AbstractResolver):
@@ -171,7 +182,7 @@ class _PublicResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """See `AbstractResolver`. Raises OSError where one of the addresses is not public."""
         found = await self._resolver.resolve(host, port, family)
-        if not all(ipaddress.ip_address(entry["host"]).is_global for entry in found):
+        if not all(_is_public(entry["host"]) for entry in found):
             raise OSError("the name leads to an address that is not public")
         return found
 

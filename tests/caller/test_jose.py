@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -37,6 +38,38 @@ def test_base64url_has_one_spelling(segment: bytes) -> None:
 def test_base64url_round_trips(raw: bytes) -> None:
     assert jose.decode(b64(raw).encode()) == raw
     assert jose.encode(raw).decode() == b64(raw)
+
+
+@given(st.text("AQgwEIMz09-_+/=! \n", max_size=9))
+def test_a_segment_is_taken_exactly_where_its_bytes_are_written_so(text: str) -> None:
+    segment = text.encode()
+    try:
+        raw = jose.decode(segment)
+    except jose.Malformed:
+        padded = segment.translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(segment) % 4)
+        try:
+            lenient = base64.b64decode(padded)
+        except ValueError:
+            return
+        assert jose.encode(lenient) != segment
+    else:
+        assert jose.encode(raw) == segment
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.text(max_size=3),
+)
+def test_a_member_twice_is_refused_whatever_stands_beside(value: object, name: str) -> None:
+    one = f"{json.dumps(name)}:{json.dumps(value)}"
+    assert jose.json_object(f"{{{one}}}".encode()).keys() == {name}
+    for twice in (f"{{{one},{one}}}", f'{{"x":[{{{one},{one}}}]}}'):
+        with pytest.raises(jose.Malformed):
+            jose.json_object(twice.encode())
 
 
 @pytest.mark.parametrize(
