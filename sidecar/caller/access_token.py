@@ -57,7 +57,7 @@ class AccessToken:
     amr: tuple[str, ...]
     auth_time: int | None
     jti: str
-    issued_at: int | None
+    issued_at: float | None
     workflow_run_id: str
     node_id: str
     system_id: str
@@ -146,7 +146,7 @@ class TokenVerifier:
             amr=_texts(claims["amr"], "amr") if "amr" in claims else (),
             auth_time=None if auth_time is None else int(auth_time),
             jti=_text(claims, "jti"),
-            issued_at=None if issued_at is None else int(issued_at),
+            issued_at=issued_at,
             workflow_run_id=_text(claims, "workflow_run_id"),
             node_id=_text(claims, "node_id"),
             system_id=_text(claims, "system_id"),

@@ -76,7 +76,7 @@ class Caller:
     amr: tuple[str, ...] = ()
     auth_time: int | None = None
     token_jti: str = ""
-    issued_at: int | None = None
+    issued_at: float | None = None
     expires_at: int = 0
     binding: Binding = Binding()
     proof_jti: str = ""

@@ -320,13 +320,11 @@ class Decider:
         if self._limits.on_binding_change != "deny":
             return
         others = self._grants.under_other_bindings(waiter.claim, waiter.caller.binding)
-        issued_at = waiter.caller.issued_at
-        for grant in others:
-            if issued_at is None or issued_at <= grant.opened_at:
-                raise Refused(
-                    Code.BINDING_CHANGED,
-                    "This is in use under another key; a token that is issued from now on is taken.",
-                )
+        if not all(grant.is_before(waiter.caller.issued_at) for grant in others):
+            raise Refused(
+                Code.BINDING_CHANGED,
+                "This is in use under another key; a token that is issued from now on is taken.",
+            )
         for grant in others:
             self._grants.drop(grant)
 

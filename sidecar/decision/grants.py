@@ -71,7 +71,8 @@ class Grant:
     """A live decision with its uses. `left` are free, `reserved` are taken and neither spent nor given back yet.
 
     `expires` is elapsed time, the one that counts; `expires_at` the same in seconds since the epoch, for the record;
-    `opened_at` is wall time, to be compared with a token's `iat`; `opening` is the token's mark among the replicas.
+    `opened_at` is wall time, to be compared with a token's `iat`; `issued_at` is the `iat` of the token that opened it,
+    `opening` that token's mark among the replicas.
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class Grant:
         "claim",
         "expires",
         "expires_at",
+        "issued_at",
         "key",
         "left",
         "max_uses",
@@ -116,6 +118,16 @@ class Grant:
         self.expires_at = expires_at
         self.opened_at = opened_at
         self.opening: Claimed | None = None
+        self.issued_at = caller.issued_at
+
+    def is_before(self, issued_at: float | None) -> bool:
+        """Whether a token with this `iat` was issued after the grant opened.
+
+        By the issuer's clock, which may be ahead of ours, it must also be younger than the token that opened it.
+        """
+        if issued_at is None or issued_at <= self.opened_at:
+            return False
+        return self.issued_at is None or issued_at > self.issued_at
 
     def take(self, uses: int) -> UseReservation | None:
         """Reserves uses, all of them or none."""

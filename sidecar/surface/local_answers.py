@@ -148,7 +148,7 @@ def lookup_self(caller: Caller, now: float) -> dict[str, Any]:
     token = "certificate" if caller.binding.kind is BindingKind.MTLS else "pod"
     if caller.token is not None and caller.binding.kind is not BindingKind.POD:
         token = caller.token.reveal()
-    issued = _on_calendar(caller.issued_at if caller.issued_at is not None else int(now))
+    issued = _on_calendar(int(now if caller.issued_at is None else caller.issued_at))
     expires = _on_calendar(caller.expires_at)
     return {
         "accessor": "",

@@ -476,10 +476,68 @@ async def test_a_token_issued_after_the_grant_opened_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("issued_at", [NOW, NOW - 1, None])
-async def test_a_token_issued_at_or_before_the_opening_does_not(issued_at: int | None) -> None:
+async def test_a_token_issued_at_or_before_the_opening_does_not(issued_at: float | None) -> None:
     desk = Desk(permitting(max_uses=10))
     await desk.spend()
     assert await code_of(desk, caller(binding=OTHER_KEY, issued_at=issued_at)) is Code.BINDING_CHANGED
+
+
+@pytest.mark.parametrize(
+    ("opener", "opened", "issued_at", "taken"),
+    [
+        (0, 0.9, 0, False),  # of the same second, and nothing tells which was first
+        (-30, 0.9, 0, False),  # it may have been stolen in that second: the opener's age says nothing of it
+        (-30, 0.9, 0.95, True),  # an issuer that writes fractions tells
+        (-30, 0.9, 0.85, False),
+        (-30, 0.9, 1, True),
+        (4, 0.0, 3, False),  # the issuer's clock is ahead: older than the opener's by its own clock
+        (4, 0.0, 4, False),
+        (4, 0.0, 5, True),
+        (None, 0.0, 1, True),
+    ],
+)
+async def test_which_tokens_begin_anew(opener: float | None, opened: float, issued_at: float, taken: bool) -> None:
+    """All in seconds from now: the `iat` of the token that opened the grant, the moment it did, and the other's."""
+    desk = Desk(permitting(max_uses=10))
+    desk.clock.advance(opened)
+    await desk.spend(caller(issued_at=None if opener is None else NOW + opener))
+    other = caller(binding=OTHER_KEY, issued_at=NOW + issued_at)
+    if taken:
+        assert not (await desk.spend(other)).grant.hit
+    else:
+        assert await code_of(desk, other) is Code.BINDING_CHANGED
+
+
+NAMED = Binding(BindingKind.MTLS, "x5t-1", names_subject=True)
+POD = Binding(BindingKind.POD, "", names_subject=True)
+POD_USER = Binding(BindingKind.POD, "uid:1000", names_subject=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (NAMED, Binding(BindingKind.MTLS, "x5t-2", names_subject=True)),
+        (POD, Binding(BindingKind.POD, "uid:1000", names_subject=True)),
+        (
+            Binding(BindingKind.POD, "uid:1000", names_subject=True),
+            Binding(BindingKind.POD, "uid:0", names_subject=True),
+        ),
+    ],
+    ids=["a renewed SVID", "TCP and Unix socket", "two users of the pod"],
+)
+async def test_renewed_names_of_the_subject_itself_are_no_change_of_binding(one: Binding, other: Binding) -> None:
+    desk = Desk(permitting(max_uses=10))
+    await desk.spend(caller(binding=one))
+    assert not (await desk.spend(caller(binding=other, token_jti="renewed"))).grant.hit
+    assert (await desk.spend(caller(binding=one))).grant.hit
+
+
+@pytest.mark.parametrize("named", [NAMED, POD])
+async def test_a_key_and_the_subject_itself_are_two_bindings(named: Binding) -> None:
+    for one, other in ((named, caller().binding), (caller().binding, named)):
+        desk = Desk(permitting(max_uses=10))
+        await desk.spend(caller(binding=one))
+        assert await code_of(desk, caller(binding=other, token_jti="other")) is Code.BINDING_CHANGED
 
 
 async def test_separate_bindings_have_their_own_grants() -> None:
