@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+import requests
 import structlog
 
 from sidecar.audit.chain import link
@@ -23,7 +24,8 @@ from sidecar.audit.journal import JournalError
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
 from sidecar.audit.stamping import Body, Stamper, Tip
-from sidecar.config import ConfigError, load
+from sidecar.config import Config, ConfigError, load, split_address
+from sidecar.config.checks import is_loopback
 from sidecar.errors import Code, Refused
 from sidecar.surface.secret_uri import SecretUri
 from tests.audit.disks import read_only, small_disk
@@ -41,7 +43,10 @@ from tests.audit.spools import (
 )
 from tests.audit.topics import Topics, caught_up, secured, shipping, until
 from tests.real.kafka import KafkaBroker
+from tests.real.openbao import OpenBao
+from tests.real.sidecar import SidecarProcess
 from tests.support.clock import FakeClock
+from tests.support.tokens import Issuer
 
 ROUNDS = 8
 
@@ -437,3 +442,33 @@ def test_audit_07_without_a_salt_the_sidecar_does_not_start(tmp_path: Path) -> N
     with pytest.raises(ConfigError) as refused:
         load(file, {})
     assert "tenant.salt" in {problem.key for problem in refused.value.problems}
+
+
+# -- 08: the operations listener from elsewhere; labels that callers choose (more in tests/ops/test_debug.py) ----------
+def test_audit_08_the_operations_listener_is_on_loopback_where_nothing_is_said() -> None:
+    assert is_loopback(split_address(Config().ops.address)[0])
+
+
+@pytest.mark.real
+def test_audit_08_no_metric_takes_a_label_from_what_a_caller_sends(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    """However many paths, subjects, methods and ids are tried: the series stay those of the first of each kind."""
+    overrides = {"identity": {"binding": "preferred"}, "anti_replay": {"unbound_token": "off"}}
+
+    def tried(process: SidecarProcess, word: str) -> set[str]:
+        for subject in ("endless", word):
+            token = issuer.token(sub=subject)
+            for method, path in (("GET", f"secret/data/{word}"), ("GET", f"{word}/x"), (word.upper(), "secret/data/a")):
+                headers = {"X-Vault-Token": token, "X-Correlation-ID": f"{word}-{word}", "X-Vault-Namespace": ""}
+                requests.request(method, f"{process.url}/v1/{path}", headers=headers, timeout=30)
+        process.get("/v1/secret/data/a", word)
+        return {line.rpartition(" ")[0] for line in process.metrics().splitlines() if line.startswith("sidecar_")}
+
+    with SidecarProcess(tmp_path, openbao, issuer, overrides) as process:
+        tried(process, "canaryfirst")
+        series = tried(process, "canaryzero")
+        for number in range(8):
+            assert tried(process, f"canary{'abcdefgh'[number]}") == series
+        assert len(series) > 50
+        assert "canary" not in process.metrics().lower()
