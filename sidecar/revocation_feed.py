@@ -52,6 +52,7 @@ class RevocationFeed:
         self._unread: dict[TopicPartition, int] = {}
         self._alive_at = clock.elapsed()
         self._problem = ""
+        self._knew_topic = False
 
     @property
     def warning(self) -> str:
@@ -110,8 +111,15 @@ class RevocationFeed:
                 consumer.seek(partition, self._next.get(partition, 0))
             if not self._next:
                 consumer.pause(first)
-        await _answered(consumer.end_offsets([first]))
-        numbers = consumer.partitions_for_topic(topic)
+        await self._pass_markers(consumer)
+        try:
+            await _answered(consumer.end_offsets([first]))
+        finally:
+            numbers = consumer.partitions_for_topic(topic)
+            if self._knew_topic and not numbers:
+                # It was deleted. Another of its name counts anew, and may pass where we were before we look again.
+                self._next.clear()
+            self._knew_topic = bool(numbers)
         if not numbers:
             raise KafkaError(f"topic {topic} is not there")
         ends = await _answered(consumer.end_offsets([TopicPartition(topic, number) for number in sorted(numbers)]))
@@ -138,6 +146,13 @@ class RevocationFeed:
         if begins:
             # Grants may have been opened while Kafka could not be reached, and what was revoked then was not seen.
             await self._apply([EVERYTHING])
+
+    async def _pass_markers(self, consumer: AIOKafkaConsumer) -> None:
+        """Goes on behind what is no message: the marker with which a producer ends a transaction. The consumer passes
+        it once all that came before was handed out, and so was taken."""
+        for partition in consumer.assignment():
+            if partition in self._next and not consumer.paused():
+                self._next[partition] = max(self._next[partition], await _answered(consumer.position(partition)))
 
     async def _take(self, batch: dict[TopicPartition, list[Any]]) -> None:
         messages = [message for part in batch.values() for message in part]

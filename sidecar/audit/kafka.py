@@ -31,7 +31,7 @@ from aiokafka.structs import RecordMetadata
 from sidecar.audit import position
 from sidecar.audit.chain import GENESIS, link
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal
-from sidecar.audit.kafka_connection import (
+from sidecar.audit.kafka_producer import (
     RecordTooLargeError,
     TopicMissingError,
     UnacknowledgedError,

@@ -440,7 +440,7 @@ def _check_ops(config: Config) -> list[Problem]:
 def _check_revocations(config: Config) -> list[Problem]:
     topic = config.revocations.topic
     found: list[Problem] = []
-    if topic and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
+    if topic and (topic in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic)):
         found.append(Problem("revocations.topic", "is not a topic's name", "use letters, digits, . _ -"))
     if topic and config.audit.kafka.bootstrap_servers is None:
         found.append(

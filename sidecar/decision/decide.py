@@ -133,10 +133,16 @@ class Decider:
     ) -> list[Permit | Refused]:
         """`permit` for each, with one question to the PDP for all that need one. Refusals stand in their place."""
         together = Together(self._access) if len(operations) > 1 else None
-        permits = await asyncio.gather(
-            *(self._permit(each, caller, correlation_id, attributes(each), trace, together) for each in operations),
-            return_exceptions=True,
-        )
+        tasks = [
+            asyncio.create_task(self._permit(each, caller, correlation_id, attributes(each), trace, together))
+            for each in operations
+        ]
+        try:
+            permits = await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError:
+            for task in tasks:  # those that are still under way are cancelled, and give back by themselves
+                task.add_done_callback(_give_back)
+            raise
         found: list[Permit | Refused] = []
         for permit in permits:
             if not isinstance(permit, Permit | Refused):
@@ -320,7 +326,7 @@ class Decider:
         if self._limits.on_binding_change != "deny":
             return
         others = self._grants.under_other_bindings(waiter.claim, waiter.caller.binding)
-        if not all(grant.is_before(waiter.caller.issued_at) for grant in others):
+        if not all(grant.is_before(waiter.caller.issued_at, self._clock) for grant in others):
             raise Refused(
                 Code.BINDING_CHANGED,
                 "This is in use under another key; a token that is issued from now on is taken.",
@@ -518,6 +524,7 @@ class Decider:
             max_uses=self._terms.max_uses(obligations),
             expires=expires,
             expires_at=wall + expires - now,
+            opened=now,
             opened_at=wall,
         )
         if waiter.per_grant and not self._marks.put(
@@ -527,6 +534,11 @@ class Decider:
             raise Refused(Code.OVERLOADED, "Too many tokens are remembered; try again later.", headers=retry_after(5))
         self._grants.add(grant)  # where the table is full, those who wait now are served from it, and nobody after
         return grant
+
+
+def _give_back(task: asyncio.Task[Permit]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().reservation.refund()
 
 
 def _said_once(refused: Denied) -> Denied:

@@ -71,8 +71,8 @@ class Grant:
     """A live decision with its uses. `left` are free, `reserved` are taken and neither spent nor given back yet.
 
     `expires` is elapsed time, the one that counts; `expires_at` the same in seconds since the epoch, for the record;
-    `opened_at` is wall time, to be compared with a token's `iat`; `issued_at` is the `iat` of the token that opened it,
-    `opening` that token's mark among the replicas.
+    `opened` is elapsed time, `opened_at` the wall time of then, to be compared with a token's `iat`; `issued_at` is the
+    `iat` of the token that opened it, `opening` that token's mark among the replicas.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Grant:
         "key",
         "left",
         "max_uses",
+        "opened",
         "opened_at",
         "opening",
         "operation",
@@ -103,6 +104,7 @@ class Grant:
         max_uses: int,
         expires: float,
         expires_at: float,
+        opened: float,
         opened_at: float,
     ) -> None:
         self._table = table
@@ -116,18 +118,24 @@ class Grant:
         self.reserved = 0
         self.expires = expires
         self.expires_at = expires_at
+        self.opened = opened
         self.opened_at = opened_at
         self.opening: Claimed | None = None
         self.issued_at = caller.issued_at
 
-    def is_before(self, issued_at: float | None) -> bool:
+    def is_before(self, issued_at: float | None, clock: Clock) -> bool:
         """Whether a token with this `iat` was issued after the grant opened.
 
         By the issuer's clock, which may be ahead of ours, it must also be younger than the token that opened it.
         """
-        if issued_at is None or issued_at <= self.opened_at:
+        if issued_at is None or issued_at <= self.opened_by(clock):
             return False
         return self.issued_at is None or issued_at > self.issued_at
+
+    def opened_by(self, clock: Clock) -> float:
+        """When it was opened, by the wall clock as it was then and as it is now, whichever is later: one that was set
+        back, then or since, would make an older token look newer."""
+        return max(self.opened_at, clock.wall() - clock.elapsed() + self.opened)
 
     def take(self, uses: int) -> UseReservation | None:
         """Reserves uses, all of them or none."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from sidecar.caller.identity import Binding, Caller
+from sidecar.decision.grants import Grant, grant_key
 from sidecar.decision.pdp import PdpOutage
 from sidecar.decision.permit import Obligations, Permit, Question, Verdict
 from sidecar.errors import Code, Refused
@@ -30,6 +33,8 @@ from tests.decision.making import (
     permitting,
     unbound,
 )
+from tests.real.openbao import OpenBao
+from tests.real.sidecar import SidecarProcess
 
 
 async def refusal(desk: Desk, who: Caller | None = None, what: Operation | None = None) -> Refused:
@@ -66,6 +71,39 @@ async def test_grant_01_concurrency_cancellation_and_retries_release_no_more_tha
     await asyncio.gather(*tasks, return_exceptions=True)
     assert released == {"d-1": 5}
     assert len(desk.pdp.asked) == 1
+
+
+@pytest.mark.real
+def test_grant_01_pipelined_requests_and_head_on_many_connections_release_no_more(
+    unbound_sidecar: SidecarProcess, openbao: OpenBao
+) -> None:
+    """Eight requests in one write on each of eight connections; some of them cut before the answers are read."""
+    token = unbound_sidecar.issuer.token(sub="app")
+    mark = openbao.mark()
+
+    def attack(number: int) -> int:
+        heads = [
+            f"{'HEAD' if (number + index) % 4 == 3 else 'GET'} /v1/secret/data/app/db HTTP/1.1\r\n"
+            f"Host: 127.0.0.1:{unbound_sidecar.port}\r\nX-Vault-Token: {token}\r\n"
+            f"{'Connection: close' if index == 7 else 'Accept: */*'}\r\n\r\n"
+            for index in range(8)
+        ]
+        with socket.create_connection(("127.0.0.1", unbound_sidecar.port), timeout=30) as wire:
+            wire.sendall("".join(heads).encode())
+            if number % 4 == 0:
+                wire.recv(12)  # the head of the first answer, and gone
+                return 0
+            received = b""
+            with contextlib.suppress(ConnectionResetError):
+                while data := wire.recv(65536):
+                    received += data
+        return received.count(b"HTTP/1.1 200 ")
+
+    with ThreadPoolExecutor(8) as attackers:
+        released = sum(attackers.map(attack, range(8)))
+    asked = [request for request in openbao.requests(since=mark) if request["path"] == "secret/data/app/db"]
+    assert released <= 2
+    assert len(asked) == 2
 
 
 # -- 02: a stretched ttl ---------------------------------------------------------------------------------------------
@@ -158,6 +196,17 @@ async def test_grant_03_another_caller_asks_for_itself(change: dict[str, Any]) -
     assert (await refusal(desk, caller(**change))).code is Code.POLICY_DENIED
 
 
+async def test_grant_03_another_tenants_sidecar_has_other_keys() -> None:
+    acme, other = (
+        Desk(permitting(max_uses=100), config(tenant={"id": name, "allowed_mounts": ["secret"]}))
+        for name in ("acme", "other")
+    )
+    await acme.spend()
+    stolen = next(acme.decider._grants.grants())
+    other.decider._grants.add(stolen)  # as if tables were shared
+    assert not (await other.spend()).grant.hit
+
+
 # -- 04: the binding changed -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("thief", [caller(binding=OTHER_KEY), unbound(), caller(binding=OTHER_KEY, token_jti="own")])
 async def test_grant_04_a_thief_neither_spends_nor_poisons_the_owners_grant(thief: Caller) -> None:
@@ -181,6 +230,20 @@ async def test_grant_04_a_thief_who_waits_for_the_same_answer_does_not_get_it() 
     assert isinstance(results[0], Permit)
     assert isinstance(results[1], Refused)
     assert results[1].code is Code.BINDING_CHANGED
+
+
+@pytest.mark.parametrize(("before", "after"), [(-3600, 3600), (0, -1800), (3600, -3600)])
+async def test_grant_04_a_clock_set_back_makes_no_older_token_newer(before: float, after: float) -> None:
+    """A token from before the grant, under another key; the clock was wrong when the grant opened, or is now."""
+    desk = Desk(permitting(ttl_seconds=60, max_uses=3))
+    desk.clock.step_wall(before)
+    await desk.spend(caller(expires_at=NOW + 10**6))
+    desk.clock.step_wall(after)
+    desk.clock.advance(5)
+    thief = caller(binding=OTHER_KEY, token_jti="own", issued_at=NOW - 10, expires_at=NOW + 10**6)
+    assert (await refusal(desk, thief)).code is Code.BINDING_CHANGED
+    restarted = caller(binding=OTHER_KEY, token_jti="new", issued_at=NOW + 3610, expires_at=NOW + 10**6)
+    assert not (await desk.spend(restarted)).grant.hit
 
 
 # -- 05: cache exhaustion --------------------------------------------------------------------------------------------
@@ -214,6 +277,38 @@ async def test_grant_05_one_subject_cannot_fill_the_table() -> None:
         await desk.spend(caller("greedy"), operation(uri=uri))
     await desk.spend()
     assert (await desk.spend()).grant.hit
+
+
+async def test_grant_05_100_000_subjects_walk_the_table_and_one_honest_grant_survives() -> None:
+    """At the real size. Their grants are put straight into the table: 100,000 questions to a PDP show no more."""
+    desk = Desk(permitting(ttl_seconds=3600, max_uses=100))
+    table, limit = desk.decider._grants, desk.config.grants.max_entries
+    assert limit == 100_000
+    await desk.spend()
+    now, wall, verdict = desk.clock.elapsed(), desk.clock.wall(), Verdict(True)
+    what, kept = operation(), 0
+    _, *rest = grant_key(what, caller(), "acme")
+    terms: dict[str, Any] = {
+        "max_uses": 1,
+        "expires": now + 3600,
+        "expires_at": wall + 3600,
+        "opened": now,
+        "opened_at": wall,
+    }
+    for index in range(limit):
+        walker = Caller(f"walker{index}", ISSUER)
+        key = (walker.subject, *rest)
+        kept += table.add(Grant(table, key, what, walker, verdict, **terms))
+    assert kept == limit - 1
+    assert desk.decider.cache_sizes()["grants"] == limit
+    await desk.spend(caller("latecomer"))  # a full table refuses nobody: it keeps nothing of it
+    asked = len(desk.pdp.asked)
+    assert not (await desk.spend(caller("latecomer"))).grant.hit
+    assert len(desk.pdp.asked) == asked + 1
+    assert (await desk.spend()).grant.hit
+    desk.clock.advance(3601)
+    await desk.spend(caller("latecomer", expires_at=NOW + 10**6))
+    assert (await desk.spend(caller("latecomer", expires_at=NOW + 10**6))).grant.hit
 
 
 # -- 06: the negative cache ------------------------------------------------------------------------------------------
@@ -320,6 +415,24 @@ async def test_grant_08_a_replayed_token_opens_no_second_grant_in_the_window() -
     desk.clock.advance(299)
     assert (await refusal(desk, unbound())).code is Code.TOKEN_REPLAYED
     assert len(desk.pdp.asked) == 1
+
+
+async def test_grant_08_a_bound_token_that_may_open_one_grant_opens_one() -> None:
+    desk = Desk(permitting(max_uses=1), config(anti_replay={"bound_token": "per_grant"}))
+    await desk.spend()
+    assert (await refusal(desk)).code is Code.TOKEN_REPLAYED
+    assert (await refusal(desk, caller(binding=OTHER_KEY))).code is Code.TOKEN_REPLAYED  # nor under another key
+    await desk.spend(caller(token_jti="jti-2"))
+
+
+async def test_grant_08_after_a_restart_counts_begin_anew_and_the_pdp_is_asked() -> None:
+    """The limit that the contract states: what a process remembers in memory ends with it, its grants too."""
+    desk = Desk(permitting(max_uses=1))
+    await desk.spend(unbound())
+    restarted = Desk(permitting(max_uses=1), clock=desk.clock)
+    assert not (await restarted.spend(unbound())).grant.hit
+    assert len(restarted.pdp.asked) == 1
+    assert (await refusal(restarted, unbound())).code is Code.TOKEN_REPLAYED
 
 
 async def test_grant_08_a_token_whose_grant_expired_unspent_is_replayed_too() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.caller.identity import Binding, BindingKind
+from sidecar.caller.identity import Binding, BindingKind, Credential
 from sidecar.decision.grants import grant_key
 from sidecar.ops.metrics import REGISTRY
 from sidecar.surface.operation import Purpose
 from sidecar.surface.secret_uri import SecretUri
-from tests.decision.making import DB, NOW, OTHER_KEY, Desk, caller, config, operation, permitting
+from tests.decision.making import DB, NOW, OTHER_KEY, Desk, caller, config, operation, permitting, question
 
-CALLER = caller(act={"sub": "robot"}, acr="gold", amr=("pwd",), auth_time=NOW - 60)
+CALLER = caller(attributes=(("namespace", "a"),), act={"sub": "robot"}, acr="gold", amr=("pwd",), auth_time=NOW - 60)
 
 
 def counted(result: str) -> float:
@@ -29,6 +29,8 @@ def counted(result: str) -> float:
         {"subject": "app2"},
         {"client_id": "other"},
         {"client_id": ""},
+        {"attributes": (("namespace", "b"),)},
+        {"attributes": ()},
         {"act": {}},
         {"act": {"sub": "robot2"}},
         {"act": {"sub": "robot", "act": {"sub": "human"}}},
@@ -53,6 +55,40 @@ def counted(result: str) -> float:
 def test_each_part_of_the_caller_is_part_of_the_key(change: dict[str, Any]) -> None:
     other = dataclasses.replace(CALLER, **change)
     assert grant_key(operation(), other, "acme") != grant_key(operation(), CALLER, "acme")
+
+
+OTHERS: dict[str, Any] = {
+    "subject": "app2",
+    "issuer": "https://other.example",
+    "client_id": "other",
+    "act": {},
+    "attributes": (),
+    "scopes": frozenset(),
+    "audience": (),
+    "acr": "silver",
+    "amr": (),
+    "auth_time": None,
+    "token_jti": "jti-2",
+    "issued_at": NOW,
+    "expires_at": NOW + 9,
+    "binding": OTHER_KEY,
+    "proof_jti": "p-2",
+    "workflow_run_id": "run-2",
+    "node_id": "node-2",
+    "system_id": "system-2",
+    "token": Credential("another"),
+    "upstream_token": Credential("another"),
+}
+"""Another value for each field of a caller."""
+
+
+def test_whatever_the_pdp_sees_of_a_caller_is_part_of_the_key() -> None:
+    """Each field, also one that somebody adds: where the question changes by it, so does the key; but for the `jti`."""
+    assert OTHERS.keys() == {field.name for field in dataclasses.fields(CALLER)}
+    for name, value in OTHERS.items():
+        other = dataclasses.replace(CALLER, **{name: value})
+        is_seen = question(other) != question(CALLER) and name != "token_jti"
+        assert (grant_key(operation(), other, "acme") != grant_key(operation(), CALLER, "acme")) is is_seen, name
 
 
 def test_true_and_1_in_act_are_two_callers() -> None:

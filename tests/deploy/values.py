@@ -78,6 +78,8 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
         "ops.kafka.sasl.mechanism": "SCRAM-SHA-512",
         "ops.kafka.sasl.secret": "kafka-login",
     },
+    "revocations": _KAFKA
+    | {"ops.revocations.topic": "acme.revocations", "ops.revocations.tokenSecret": "revalidate-token"},
     "everything off that may be": {
         "ops.environment": "dev",
         "ops.api.requireAuth": False,

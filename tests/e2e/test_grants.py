@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from tests.upstream.raw_server import Exchange, RawServer
 pytestmark = pytest.mark.real
 
 USES = 50
+PATIENCE_SECONDS = 30.0
 POLICY = f'@ttl_seconds("600") @max_uses("{USES}") permit (principal, action, resource);'
 FIVE = '@ttl_seconds("600") @max_uses("5") permit (principal, action, resource);'
-READ = "/v1/secret/data/scripted/"
+READ, READ_DB = "/v1/secret/data/scripted/", "/v1/secret/data/app/db"
 BATCH = {"batch_input": [{"plaintext": "YQ=="}] * 3}
 
 
@@ -70,67 +74,259 @@ SPENT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
-    """A sidecar whose OpenBao answers some paths as a test says, and is itself on all others."""
+class Relay:
+    """Stands in front of OpenBao, in a thread: answers some paths as a test says, and is OpenBao on all others.
 
-    async def script(exchange: Exchange) -> None:
+    What asks for `slow` waits for its answer until `go` is set.
+    """
+
+    def __init__(self, openbao: OpenBao) -> None:
+        self._openbao = openbao
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.server = RawServer(self._script)
+        self.arrived, self.go = threading.Event(), threading.Event()
+
+    def __enter__(self) -> Relay:
+        self._thread.start()
+        self._run(self.server.__aenter__())
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._run(self.server.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody listens there, and no connection is left; then again."""
+        self._run(self.server.__aexit__())
+        try:
+            yield
+        finally:
+            self._run(self._listen_again())
+
+    async def _listen_again(self) -> None:
+        self.server._server = await asyncio.start_server(self.server._serve, "127.0.0.1", self.server.port)
+
+    def _run(self, call: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(call, self._loop).result(10)
+
+    async def _script(self, exchange: Exchange) -> None:
         name = exchange.target.decode().rpartition("/")[2]
         if name == "silence":
+            await asyncio.sleep(30)
+        elif name == "slow":
+            self.arrived.set()
+            await asyncio.to_thread(self.go.wait, 30)
+            await exchange.send(ANSWERS["ok"])
+        elif name == "endless":
+            await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n")
+            await exchange.send(b'{"data":{"data":{"a":"' + b"a" * 500_000)
             await asyncio.sleep(30)
         elif name == "reset":
             exchange.reset()
         elif name in ANSWERS:
             await exchange.send(ANSWERS[name])
         else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", openbao.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._openbao.port)
             writer.write(exchange.head + b"\r\nConnection: close\r\n\r\n" + exchange.body)
             await exchange.send(await reader.read(-1))
             writer.close()
         exchange.end()
 
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    relay = RawServer(script)
-    asyncio.run_coroutine_threadsafe(relay.__aenter__(), loop).result(10)
+
+@pytest.fixture(scope="module")
+def relay(openbao: OpenBao) -> Iterator[Relay]:
+    if "transit/" not in openbao.root().sys.list_mounted_secrets_engines()["data"]:
+        openbao.root().sys.enable_secrets_engine("transit")
+    with Relay(openbao) as running:
+        yield running
+
+
+def behind(
+    relay: Relay, folder: Path, openbao: OpenBao, issuer: Issuer, *, seconds: int = 1, **sections: Any
+) -> SidecarProcess:
+    """A sidecar, not yet started, that takes the relay for OpenBao and gives it so long to answer."""
     overrides = {
         "identity": {"binding": "preferred"},
         "anti_replay": {"unbound_token": "off"},
-        "upstream": {"address": relay.address, "timeout_seconds": 1},
+        "upstream": {"address": relay.server.address, "timeout_seconds": seconds},
         "mounts": [{"path": "secret", "engine": "kv2"}, {"path": "transit", "engine": "transit"}],
         "tenant": {"allowed_mounts": ["secret", "transit"]},
     }
-    if "transit/" not in openbao.root().sys.list_mounted_secrets_engines()["data"]:
-        openbao.root().sys.enable_secrets_engine("transit")
-    process = SidecarProcess(tmp_path_factory.mktemp("spent"), openbao, issuer, overrides)
+    process = SidecarProcess(folder, openbao, issuer, overrides | sections)
     (process.policies / "policies.cedar").write_text(POLICY)
-    try:
-        with process:
-            yield process
-    finally:
-        asyncio.run_coroutine_threadsafe(relay.__aexit__(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    return process
 
 
-@pytest.mark.parametrize(("method", "name", "status", "spent"), SPENT)
-def test_whether_a_use_was_spent(scripted: SidecarProcess, method: str, name: str, status: int, spent: int) -> None:
-    subject = f"{method}-{name}"
+@pytest.fixture(scope="module")
+def scripted(
+    tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer, relay: Relay
+) -> Iterator[SidecarProcess]:
+    with behind(relay, tmp_path_factory.mktemp("spent"), openbao, issuer) as process:
+        yield process
+
+
+def ask(process: SidecarProcess, subject: str, method: str, name: str) -> requests.Response:
     path, body = {
         "GET": (READ + name, None),
         "POST": (READ + name, {"data": {"a": "1"}}),
         "BATCH": (f"/v1/transit/encrypt/{name}", BATCH),
     }[method]
-    headers = {"X-Vault-Token": scripted.issuer.token(sub=subject)}
-    answered = requests.request(
-        "GET" if method == "GET" else "POST", scripted.url + path, json=body, headers=headers, timeout=30
-    )
+    headers = {"X-Vault-Token": process.issuer.token(sub=subject)}
+    verb = "GET" if method == "GET" else "POST"
+    return requests.request(verb, process.url + path, json=body, headers=headers, timeout=30)
+
+
+def shown(process: SidecarProcess, subject: str) -> dict[str, Any]:
+    """The subject's one grant."""
+    grants = requests.get(f"http://127.0.0.1:{process.ops_port}/debug/grants", timeout=5).json()["grants"]
+    (grant,) = [grant for grant in grants if grant["subject"] == subject]
+    return dict(grant)
+
+
+def uses(process: SidecarProcess, subject: str) -> tuple[int, int]:
+    """Spent, and reserved, of the subject's one grant."""
+    grant = shown(process, subject)
+    return grant["max_uses"] - grant["uses_left"] - grant["uses_reserved"], grant["uses_reserved"]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("method", "name", "status", "spent"), SPENT)
+def test_whether_a_use_was_spent(scripted: SidecarProcess, method: str, name: str, status: int, spent: int) -> None:
+    subject = f"{method}-{name}"
+    answered = ask(scripted, subject, method, name)
     assert answered.status_code == status, answered.text
-    shown = requests.get(f"http://127.0.0.1:{scripted.ops_port}/debug/grants", timeout=5).json()["grants"]
-    (grant,) = [grant for grant in shown if grant["subject"] == subject]
-    assert (grant["uses_left"], grant["uses_reserved"]) == (USES - spent, 0)
+    assert uses(scripted, subject) == (spent, 0)
+
+
+@pytest.mark.parametrize(("method", "spent"), [("GET", 1), ("POST", 1)])
+def test_a_caller_that_goes_away_before_the_answer_comes_has_spent_its_use(
+    scripted: SidecarProcess, relay: Relay, method: str, spent: int
+) -> None:
+    subject = f"impatient-{method}"
+    relay.arrived.clear()
+    relay.go.clear()
+    body = '{"data":{"a":"1"}}' if method == "POST" else ""
+    with open_request(scripted, subject, method, "slow", body):
+        assert relay.arrived.wait(PATIENCE_SECONDS)
+        assert uses(scripted, subject) == (0, 1)
+    relay.go.set()
+    until(lambda: uses(scripted, subject) == (spent, 0))
+
+
+def test_a_caller_that_goes_away_in_the_middle_of_an_answer_has_spent_its_use(scripted: SidecarProcess) -> None:
+    with open_request(scripted, "leaver", "GET", "endless") as wire:
+        assert b" 200 " in wire.recv(100)
+    until(lambda: uses(scripted, "leaver") == (1, 0))
+    ask(scripted, "leaver", "GET", "ok")
+
+
+@contextmanager
+def open_request(
+    process: SidecarProcess, subject: str, method: str, name: str, body: str = ""
+) -> Iterator[socket.socket]:
+    """A request on a connection that the caller cuts at the end of the block."""
+    with socket.create_connection(("127.0.0.1", process.port), timeout=30) as wire:
+        token = process.issuer.token(sub=subject)
+        head = f"{method} {READ}{name} HTTP/1.1\r\nHost: 127.0.0.1:{process.port}\r\nX-Vault-Token: {token}\r\n"
+        typed = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        wire.sendall(f"{head}{typed}\r\n{body}".encode())
+        yield wire
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "BATCH"])
+def test_where_no_connection_could_be_made_the_use_is_given_back(
+    scripted: SidecarProcess, relay: Relay, method: str
+) -> None:
+    subject = f"unconnected-{method}"
+    with relay.away():
+        answered = ask(scripted, subject, method, "ok")
+    assert (answered.status_code, answered.json()["code"]) == (503, "UPSTREAM_UNAVAILABLE")
+    assert uses(scripted, subject) == (0, 0)
+
+
+def test_where_the_audits_disk_is_full_a_use_is_given_back_unless_it_happened(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer, relay: Relay
+) -> None:
+    """A read that could not be recorded was not released; a mutation that could not begin did not happen; one that
+    was under way when the disk became full did."""
+    audit = {"spool_dir": str(tmp_path / "audit"), "max_spool_mib": 2}
+    process = behind(relay, tmp_path, openbao, issuer, seconds=30, audit=audit)
+    (process.policies / "policies.cedar").write_text(POLICY.replace(f'"{USES}"', '"100000"'))
+    with process:
+        for subject in ("reader", "writer"):
+            assert ask(process, subject, "GET" if subject == "reader" else "POST", "ok").status_code == 200
+        relay.arrived.clear()
+        relay.go.clear()
+        with ThreadPoolExecutor(1) as other:
+            under_way = other.submit(ask, process, "writer-under-way", "POST", "slow")
+            assert relay.arrived.wait(PATIENCE_SECONDS)
+            fill(process)
+            relay.go.set()
+            assert under_way.result(PATIENCE_SECONDS).json()["code"] == "AUDIT_UNAVAILABLE"
+        for method, subject in (("GET", "reader"), ("POST", "writer")):
+            answered = ask(process, subject, method, "ok")
+            assert (answered.status_code, answered.json()["code"]) == (503, "AUDIT_UNAVAILABLE")
+            assert uses(process, subject) == (1, 0)
+        assert uses(process, "writer-under-way") == (1, 0)
+
+
+MOVED_CLOCK = """
+import pathlib, sys, time
+from sidecar.clock import SystemClock
+moved = pathlib.Path(sys.argv.pop(1))
+SystemClock.wall = lambda self: time.time() + float(moved.read_text())
+from sidecar.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_a_wall_clock_set_back_and_forward_an_hour_neither_stretches_nor_ends_a_grant(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    """The sidecar's wall clock is moved in its own process: the machine's is everybody's."""
+    moved = tmp_path / "moved"
+    moved.write_text("0")
+    process = SidecarProcess(tmp_path / "sidecar", openbao, issuer, {"identity": {"binding": "preferred"}})
+    process.program = ("-c", MOVED_CLOCK, str(moved))
+    now = int(time.time())
+    token = issuer.token(sub="endless", iat=now - 7200, exp=now + 7200)
+    with process:
+        assert process.get(READ_DB, token).status_code == 200
+        started, left = time.monotonic(), shown(process, "endless")["expires_in_seconds"]
+        for spent, seconds in enumerate(("-3600", "3600", "0"), 2):
+            moved.write_text(seconds)
+            assert process.get(READ_DB, token).status_code == 200
+            grant = shown(process, "endless")
+            assert grant["max_uses"] - grant["uses_left"] == spent
+            assert abs(left - grant["expires_in_seconds"] - (time.monotonic() - started)) < 5
+        moved.write_text("7300")
+        assert process.get(READ_DB, token).json()["code"] == "TOKEN_EXPIRED"  # whatever its grant
+
+
+def fill(process: SidecarProcess) -> None:
+    """Batches, ever smaller, until not even one record finds room: a batch has one for each item."""
+    token = process.issuer.token(sub="filler")
+    for items in (400, 50, 8, 1):
+        for _ in range(100):
+            batch = {"batch_input": [{"plaintext": "YQ=="}] * items}
+            url = f"{process.url}/v1/transit/encrypt/bad"
+            answered = requests.post(url, json=batch, headers={"X-Vault-Token": token}, timeout=30)
+            if answered.status_code == 503:
+                break
+            assert answered.status_code == 400, answered.text
+        else:
+            pytest.fail("the disk did not become full")
 
 
 async def test_five_uses_and_a_thousand_readers_on_three_sidecars_with_crashes_are_never_more_than_five_each(
@@ -161,7 +357,9 @@ async def test_five_uses_and_a_thousand_readers_on_three_sidecars_with_crashes_a
 
     try:
         for process in sidecars:
-            await asyncio.to_thread(process.start)
+            process.start(wait=False)
+        for process in sidecars:
+            process.wait_until_ready()
         mark = openbao.mark()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=90)) as http:
             readers = [asyncio.create_task(read(http, number)) for number in range(1000)]
@@ -170,7 +368,7 @@ async def test_five_uses_and_a_thousand_readers_on_three_sidecars_with_crashes_a
             sidecars[0].kill()
             lives[0] += 1
             await asyncio.gather(*readers)
-            await asyncio.to_thread(sidecars[0].start)
+            sidecars[0].start()
             lives[0] += 1
             await asyncio.gather(*(read(http, number) for number in range(99)))
         assert all(count <= 5 for count in released.values()), released

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import pytest
@@ -53,18 +55,33 @@ def house(
     tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer, kafka: KafkaBroker
 ) -> Iterator[House]:
     asyncio.run(_make_topics(kafka))
+    root = openbao.root().sys
+    for path, options in (("plain", {"version": "1"}), ("transit", None)):
+        if f"{path}/" not in root.list_mounted_secrets_engines()["data"]:
+            root.enable_secrets_engine("kv" if options else path, path=path, options=options)
+    openbao.root().write_data("plain/many/keys", data={"user": "u1", "password": "p1-canary"})
     openbao.put("many/keys", {"user": "u", "password": "p-canary", "nested": {"user": "n"}})
     openbao.put("many/keys", {"user": "u2", "password": "p2-canary", "host": "h2"})
     with ScriptedAuthzen() as pdp:
         overrides = {
             "identity": {"binding": "preferred"},
-            "authorization": {"pdp": "authzen", "authzen": {"url": pdp.url, "timeout_ms": 2000}},
+            "authorization": {"pdp": "authzen", "attributes": {"fetch": "off"}, "authzen": _authzen(pdp)},
+            "mounts": [
+                {"path": "secret", "engine": "kv2"},
+                {"path": "plain", "engine": "kv1"},
+                {"path": "transit", "engine": "transit"},
+            ],
+            "tenant": {"allowed_mounts": ["secret", "plain", "transit"]},
             "anti_replay": {"unbound_token": "off"},
             "grants": {"max_ttl_seconds": 600},
             "audit": {"kafka": {"bootstrap_servers": kafka.plaintext, "topic_prefix": PREFIX}},
         }
         with SidecarProcess(tmp_path_factory.mktemp("obligations"), openbao, issuer, overrides) as process:
             yield House(process, pdp, kafka)
+
+
+def _authzen(pdp: ScriptedAuthzen) -> dict[str, Any]:
+    return {"url": pdp.url, "timeout_ms": 2000}
 
 
 async def _make_topics(kafka: KafkaBroker) -> None:
@@ -89,9 +106,10 @@ def code_of(answer: requests.Response) -> str:
         ("/v1/secret/data/many/keys?version=1", ("data", "data"), {"user": "u"}),
         ("/v1/secret/subkeys/many/keys", ("data", "subkeys"), {"user": None}),
         ("/v1/secret/subkeys/many/keys?version=1", ("data", "subkeys"), {"user": None}),
+        ("/v1/plain/many/keys", ("data",), {"user": "u1"}),
     ],
 )
-def test_only_the_keys_in_every_release_leave(house: House, path: str, where: tuple[str, str], left: Any) -> None:
+def test_only_the_keys_in_every_release_leave(house: House, path: str, where: tuple[str, ...], left: Any) -> None:
     house.pdp.obliges(
         [
             {"id": "a", "release": {"fragments": ["user", "password"]}},
@@ -100,7 +118,7 @@ def test_only_the_keys_in_every_release_leave(house: House, path: str, where: tu
     )
     answer = house.ask(path)
     assert answer.status_code == 200
-    assert answer.json()[where[0]][where[1]] == left
+    assert reduce(getitem, where, answer.json()) == left
     assert "canary" not in answer.text
     assert int(answer.headers["Content-Length"]) == len(answer.content)
 
@@ -112,6 +130,11 @@ def test_only_the_keys_in_every_release_leave(house: House, path: str, where: tu
         ("LIST", "/v1/secret/metadata/many", None),
         ("POST", "/v1/secret/data/many/keys", {"data": {"user": "mine"}}),
         ("DELETE", "/v1/secret/data/many/keys", None),
+        ("LIST", "/v1/plain/many", None),
+        ("PUT", "/v1/plain/many/keys", {"user": "mine"}),
+        ("POST", "/v1/transit/encrypt/orders", {"plaintext": "YQ=="}),
+        ("POST", "/v1/transit/encrypt/orders", {"batch_input": [{"plaintext": "YQ=="}, {"plaintext": "Yg=="}]}),
+        ("POST", "/v1/transit/decrypt/orders", {"batch_input": [{"ciphertext": "vault:v1:YQ=="}]}),
     ],
 )
 def test_a_release_on_anything_but_kv_data_is_unmet_and_nothing_reaches_openbao(
@@ -157,8 +180,11 @@ def test_a_step_up_asks_as_rfc_9470_says_and_the_next_token_satisfies_it(house: 
     refused = house.ask(sub="stepper", acr="urn:silver", auth_time=now)
     assert (refused.status_code, code_of(refused)) == (401, "STEP_UP_REQUIRED")
     challenge = refused.headers["WWW-Authenticate"]
-    assert challenge.startswith('Bearer error="insufficient_user_authentication"')
-    assert re.findall(r'(acr_values|max_age)="([^"]*)"', challenge) == [("acr_values", "urn:gold"), ("max_age", "300")]
+    assert re.findall(r'(\w+) error="([^"]*)"', challenge) == [
+        (scheme, "insufficient_user_authentication") for scheme in ("DPoP", "Bearer")
+    ]
+    wanted = [("acr_values", "urn:gold"), ("max_age", "300")]
+    assert re.findall(r'(acr_values|max_age)="([^"]*)"', challenge) == wanted * 2
     too_old = house.ask(sub="stepper", acr="urn:gold", auth_time=now - 301)
     assert code_of(too_old) == "STEP_UP_REQUIRED"
     without = house.ask(sub="stepper", acr="urn:gold")
@@ -179,6 +205,20 @@ def test_a_session_termination_ends_the_grants_of_whom_it_names_and_nobody_elses
     for subject, hit in (("victim", False), ("bystander", True)):
         house.ask(sub=subject)
         assert house.last_record()["grant"]["hit"] is hit
+
+
+def test_a_session_termination_beside_a_deny_ends_them_too_and_one_of_the_caller_itself_is_unmet(house: House) -> None:
+    house.pdp.obliges({"ttl_seconds": 600, "max_uses": 50})
+    for subject in ("fired", "stays"):
+        house.ask(sub=subject)
+    ends = json.dumps([{"id": "a", "session_termination": {"subject": "fired"}}])
+    house.pdp.by_subject["guard"] = f'{{"decision": false, "context": {{"obligations": {ends}}}}}'
+    assert code_of(house.ask(sub="guard")) == "POLICY_DENIED"
+    for subject, hit in (("fired", False), ("stays", True)):
+        house.ask(sub=subject)
+        assert house.last_record()["grant"]["hit"] is hit
+    house.pdp.obliges([{"id": "a", "session_termination": {"subject": "fired"}}], subject="fired")
+    assert code_of(house.ask(DATA + "?version=1", sub="fired")) == "OBLIGATION_UNMET"
 
 
 # -- notification ------------------------------------------------------------------------------------------------------
@@ -222,7 +262,7 @@ def test_without_kafka_a_notification_cannot_be_met(
 ) -> None:
     overrides = {
         "identity": {"binding": "preferred"},
-        "authorization": {"pdp": "authzen", "authzen": {"url": house.pdp.url, "timeout_ms": 2000}},
+        "authorization": {"pdp": "authzen", "attributes": {"fetch": "off"}, "authzen": _authzen(house.pdp)},
     }
     house.pdp.obliges([{"id": "a", "notification": {"to": "owner"}}])
     with SidecarProcess(tmp_path_factory.mktemp("mute"), openbao, house.sidecar.issuer, overrides) as process:

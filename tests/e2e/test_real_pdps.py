@@ -13,6 +13,8 @@ import pytest
 import requests
 from hvac.exceptions import Forbidden
 
+from sidecar.client.key import DPoPKey
+from sidecar.client.requests import DPoPAuth
 from sidecar.clock import SystemClock
 from sidecar.config.tree import Config
 from sidecar.decision import pdp as way
@@ -25,7 +27,7 @@ from sidecar.surface.secret_uri import SecretUri
 from tests.decision.making import caller, config, operation, question
 from tests.real.go_tools import cached_go_tool
 from tests.real.openbao import OpenBao
-from tests.real.pdps import BUILD_TIMEOUT, OPA, OPENFGA, cerbos, running
+from tests.real.pdps import BUILD_TIMEOUT, OPA, OPENFGA, RunningPdp, cerbos, running
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
 
@@ -72,16 +74,18 @@ async def test_cerbos_as_its_how_to_says(
         denied = (False, Obligations())
         found = await ask(client(section, session), *ASKED, question(uri=KEY))
         assert found == [(True, TERMS), denied, denied, denied, (True, TERMS)]
-        await asyncio.to_thread(through_a_sidecar, tmp_path / "sidecar", openbao, issuer, section)
+        await asyncio.to_thread(through_a_sidecar, tmp_path / "sidecar", openbao, issuer, section, cerbos_)
 
 
-def through_a_sidecar(folder: Path, openbao: OpenBao, issuer: Issuer, section: dict[str, Any]) -> None:
-    """Three uses and no more, then the PDP again; another secret never."""
+def through_a_sidecar(folder: Path, openbao: OpenBao, issuer: Issuer, section: dict[str, Any], pdp: RunningPdp) -> None:
+    """Three uses and no more, then the PDP again; another secret never. While the PDP is stopped, a grant is what it
+    was, and what needs the PDP is told to come back."""
     openbao.put("app/db", {"a": "1"})
     openbao.put("other/db", {"a": "1"})
     section = section | {"authzen": section["authzen"] | {"timeout_ms": 5000}}
     with SidecarProcess(folder, openbao, issuer, {"authorization": section}) as process:
-        kv = process.hvac("app").secrets.kv.v2
+        key = DPoPKey.generate()
+        kv = process.hvac("app", key).secrets.kv.v2
         for _ in range(4):
             assert kv.read_secret_version("app/db", raise_on_deleted_version=True)["data"]["data"] == {"a": "1"}
         with pytest.raises(Forbidden):
@@ -90,6 +94,22 @@ def through_a_sidecar(folder: Path, openbao: OpenBao, issuer: Issuer, section: d
             one["grant"]["hit"] for one in process.records() if one.get("operation") == "kv2.read" and one.get("grant")
         ]
         assert hits[:4] == [False, True, True, False]
+        pdp.send(signal.SIGSTOP)
+        try:
+            for _ in range(2):  # what the second decision left
+                kv.read_secret_version("app/db", raise_on_deleted_version=True)
+            token = issuer.bound_token(key.thumbprint, sub="app")
+            for path in ("app/db", "other/db"):
+                answer = requests.get(
+                    f"{process.url}/v1/secret/data/{path}",
+                    headers={"X-Vault-Token": token},
+                    auth=DPoPAuth(key),
+                    timeout=30,
+                )
+                assert (answer.status_code, answer.json()["code"]) == (503, "PDP_UNAVAILABLE")
+                assert int(answer.headers["Retry-After"]) >= 1
+        finally:
+            pdp.send(signal.SIGCONT)
 
 
 async def test_opa_as_its_how_to_says(tmp_path: Path, session: aiohttp.ClientSession) -> None:

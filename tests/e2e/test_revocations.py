@@ -281,6 +281,22 @@ async def test_a_partition_that_was_added_is_read_and_messages_that_retention_to
     assert revoked(sleeper)[-1]["revocations"] == [{"all": True}]
 
 
+async def test_a_topic_that_was_deleted_and_made_anew_ends_all_grants_however_full_it_is(
+    pair: list[SidecarProcess], kafka: KafkaBroker
+) -> None:
+    """By its offsets the new topic could be the old one: messages before them would never be read."""
+    for each in pair:
+        assert await asyncio.to_thread(read, each, "anew") == 200
+    await _admin(kafka, "delete_topics", [TOPIC])
+    for each in pair:
+        await asyncio.to_thread(until, partial(warns, f"http://127.0.0.1:{each.ops_port}/readyz"), PATIENCE_SECONDS)
+    await _admin(kafka, "create_topics", [NewTopic(TOPIC, 2, 1)])
+    for partition in (0, 1):
+        await send(kafka, {"subject": "anew"}, *[{"subject": "nobody"}] * 60, partition=partition)
+    for each in pair:
+        await asyncio.to_thread(until, partial(lacks, each, "anew"), PATIENCE_SECONDS)
+
+
 async def _delete_records(kafka: KafkaBroker) -> None:
     """Everything in the topic, as retention would remove it."""
     from aiokafka import TopicPartition

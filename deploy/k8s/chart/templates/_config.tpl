@@ -95,6 +95,14 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 {{- end -}}
 {{- end -}}
 
+{{- $listener := dict
+  "address" .Values.sidecar.operationsAddress
+  "log_level" $ops.logging.level
+  "log_format" $ops.logging.format
+  "otlp_endpoint" $ops.tracing.otlpEndpoint
+-}}
+{{- if $ops.revocations.tokenSecret }}{{ $_ := set $listener "token_file" "/run/sidecar/secrets/revocations/token" }}{{ end -}}
+
 {{- $config := dict
   "environment" $ops.environment
   "listen" (dict "address" "127.0.0.1:8200")
@@ -125,11 +133,8 @@ holds, and never becomes structure. Paths are those of _container.tpl.
     "dpop_nonce" $ops.antiReplay.dpopNonce
     "store" $ops.antiReplay.store)
   "audit" $audit
-  "ops" (dict
-    "address" .Values.sidecar.operationsAddress
-    "log_level" $ops.logging.level
-    "log_format" $ops.logging.format
-    "otlp_endpoint" $ops.tracing.otlpEndpoint)
+  "revocations" (dict "topic" $ops.revocations.topic)
+  "ops" $listener
 -}}
 {{- with $ops.mounts }}{{ $_ := set $config "mounts" . }}{{ end -}}
 {{- toYaml $config -}}

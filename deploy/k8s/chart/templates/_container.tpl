@@ -121,6 +121,12 @@ volumeMounts:
           items:
             - {key: key.pem, path: audit/key.pem}
       {{- end }}
+      {{- with $ops.revocations.tokenSecret }}
+      - secret:
+          name: {{ . | quote }}
+          items:
+            - {key: token, path: revocations/token}
+      {{- end }}
 {{- if include "openbao-sidecar.projectsToken" . }}
 # Its audience is nobody else's, and only the sidecar mounts it: OpenBao's role, bound to that audience, is out of the
 # application's reach.

@@ -111,6 +111,18 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- end -}}
 {{- end -}}
 
+{{- with $ops.revocations.topic -}}
+{{- if not $ops.kafka.bootstrapServers -}}
+{{- $found = append $found "ops.revocations.topic: is read by the connection of ops.kafka → give it, or remove the topic" -}}
+{{- end -}}
+{{- if has . (list (printf "%s.secrets" $ops.kafka.topicPrefix) (printf "%s.secrets.audit" $ops.kafka.topicPrefix) (printf "%s.secrets.notifications" $ops.kafka.topicPrefix)) -}}
+{{- $found = append $found "ops.revocations.topic: is one that the sidecar writes → use a topic of its own" -}}
+{{- end -}}
+{{- if regexMatch "^\\.{1,2}$" . -}}
+{{- $found = append $found "ops.revocations.topic: is not a topic's name → use letters, digits, . _ -" -}}
+{{- end -}}
+{{- end -}}
+
 {{- if lt (int $ops.antiReplay.windowSeconds) 65 -}}
 {{- $found = append $found "ops.antiReplay.windowSeconds: is shorter than a proof may live, so a proof could be used twice → make it at least 65" -}}
 {{- end -}}

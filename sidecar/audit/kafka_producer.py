@@ -1,9 +1,7 @@
-"""How a Kafka producer is made from the configuration, and what its errors are called."""
+"""How the audit's Kafka producer is made, and what its errors are called."""
 
 from __future__ import annotations
 
-import logging
-import ssl
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -13,32 +11,9 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )
-from cachetools import TTLCache
 
 from sidecar.config import Kafka
-from sidecar.ops.logs import register_secret
-
-_SAY_AGAIN_SECONDS: Final = 60.0
-
-
-class _NotTooOften(logging.Filter):
-    """aiokafka repeats itself several times a second while a broker or a topic is away; once a minute will do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: TTLCache[str, bool] = TTLCache(100, _SAY_AGAIN_SECONDS)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this was not said of late."""
-        message = record.getMessage()
-        if message in self._said:
-            return False
-        self._said[message] = True
-        return True
-
-
-for _part in ("client", "cluster", "conn", "producer.sender"):
-    logging.getLogger(f"aiokafka.{_part}").addFilter(_NotTooOften())
+from sidecar.kafka_connection import connection
 
 
 class TopicMissingError(Exception):
@@ -91,8 +66,6 @@ def credentials_state(config: Kafka) -> tuple[tuple[int, int, int], ...]:
 def new_producer(config: Kafka, *, max_bytes: int, request_timeout_ms: int, retry_backoff_ms: int) -> AIOKafkaProducer:
     """A producer with credentials and certificates as they are now. Raises OSError where they cannot be read."""
     return AIOKafkaProducer(
-        bootstrap_servers=config.bootstrap_servers,
-        client_id="openbao-sidecar",
         acks="all",
         enable_idempotence=True,
         compression_type=None if config.compression == "none" else config.compression,
@@ -100,25 +73,5 @@ def new_producer(config: Kafka, *, max_bytes: int, request_timeout_ms: int, retr
         max_request_size=max_bytes,
         request_timeout_ms=request_timeout_ms,
         retry_backoff_ms=retry_backoff_ms,
-        security_protocol=config.security_protocol,
-        sasl_mechanism=config.sasl_mechanism or "PLAIN",
-        sasl_plain_username=config.username,
-        sasl_plain_password=_password(config),
-        ssl_context=_ssl_context(config),
+        **connection(config),
     )
-
-
-def _password(config: Kafka) -> str | None:
-    if config.password_file is None:
-        return None
-    return register_secret(config.password_file.read_text().rstrip("\r\n"))
-
-
-def _ssl_context(config: Kafka) -> ssl.SSLContext | None:
-    """Verifies the broker's certificate and name; there is no switch that turns that off."""
-    if config.security_protocol not in ("SSL", "SASL_SSL"):
-        return None
-    context = ssl.create_default_context(cafile=config.ca_file)
-    if config.cert_file is not None:
-        context.load_cert_chain(config.cert_file, config.key_file)
-    return context
