@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -135,8 +136,16 @@ def explain(
     body: Annotated[
         Path | None, typer.Option(help="File with the request's body.", exists=True, dir_okay=False)
     ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Say as well what the configured PDP decides for this caller, and why.")
+    ] = "",
+    issuer: Annotated[str, typer.Option(help="The caller's issuer; the first configured one where left out.")] = "",
 ) -> None:
-    """Say what a Vault request is: canonical URI, operation, purpose, and what would be sent to OpenBao."""
+    """Say what a Vault request is: canonical URI, operation, purpose, and what would be sent to OpenBao.
+
+    With --subject also whether this caller may: decision, obligations, determining policies, attributes that they
+    looked at. Exit 1 where the request, or the caller, would be refused.
+    """
     import asyncio
 
     from sidecar.door.head import parse_head
@@ -159,10 +168,30 @@ def explain(
         )
         table = asyncio.run(table_for_commands(loaded))
         result = explain_request(head, content, vault_api(loaded, lambda: table))
+        if subject and result.get("purpose"):
+            result |= {"decision": _decided(loaded, result, subject, issuer)}
     except Refused as refused:
         result = {"error": {"code": refused.code, "status": refused.status, "message": refused.message}}
     _print_json(result)
-    raise typer.Exit(EXIT_REFUSED if "error" in result else 0)
+    refused_caller = "decision" in result and result["decision"]["effect"] != "permit"
+    raise typer.Exit(EXIT_REFUSED if "error" in result or refused_caller else 0)
+
+
+def _decided(config: Config, asked: Mapping[str, Any], subject: str, issuer: str) -> dict[str, Any]:
+    """What guard and PDP say of an explained request. Raises `Refused`."""
+    from sidecar.policy.commands import UsageError, one_question
+
+    try:
+        return one_question(
+            config,
+            subject=subject,
+            purpose=asked["purpose"],
+            uri=asked["canonical_uri"],
+            operation=asked["operation"],
+            issuer=issuer,
+        )
+    except UsageError as error:
+        _fail(str(error), EXIT_USAGE)
 
 
 @app.command()

@@ -140,6 +140,22 @@ def test_explain_prints_the_error_and_exits_1(
     assert json.loads(done.stdout)["error"]["code"] == code
 
 
+def test_explain_says_whether_a_caller_may_and_why(tmp_path: Path, tree: dict[str, Any]) -> None:
+    words = ("explain", "GET", "/v1/secret/data/app/db?version=3", "--config", written(tmp_path, tree))
+    done = run(*words, "--subject", "app")
+    explained = json.loads(done.stdout)
+    assert (done.returncode, explained["canonical_uri"]) == (0, "openbao+kv2://secret/app/db?version=3")
+    decision = explained["decision"]
+    assert (decision["effect"], decision["operation"], decision["policies"]) == ("permit", "kv2.read", ["all"])
+    done = run(*words, "--subject", "stranger")
+    decision = json.loads(done.stdout)["decision"]
+    assert (done.returncode, decision["effect"], decision["code"]) == (1, "deny", "POLICY_DENIED")
+    (tmp_path / "policies" / "all.cedar").write_text("permit (principal")
+    done = run(*words, "--subject", "app")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "authorization.cedar.policies" in done.stderr
+
+
 def test_explain_does_not_take_another_request_out_of_its_method(tmp_path: Path, tree: dict[str, object]) -> None:
     done = run("explain", "GET /v1/x HTTP/1.1\r\nX: y", "/v1/secret/data/a", "--config", written(tmp_path, tree))
     assert (done.returncode, done.stdout) == (2, "")
