@@ -28,6 +28,7 @@ from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.candidate import Candidate
 from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.decide import Decider
+from sidecar.decision.flight import Attributes
 from sidecar.decision.guard import Guard
 from sidecar.decision.observed import Difference
 from sidecar.decision.permit import Pdp
@@ -55,6 +56,7 @@ from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers import providers
 from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.json_body import read_object
+from sidecar.surface.operation import Operation
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
 from sidecar.upstream.lease_tokens import LeaseTokens
@@ -307,7 +309,7 @@ class Sidecar:
             return False
         if self._authzen is not None or (self._cedar is not None and self._cedar.reads_metadata):
             return True
-        return self._recorder is not None or (self._candidate is not None and self._candidate.reads_metadata)
+        return self._recorder is not None  # a candidate fetches for itself, off the request's way
 
     async def _start_observers(self) -> None:
         """Whoever looks on: a candidate with connections of its own, a recording."""
@@ -333,7 +335,10 @@ class Sidecar:
             if status.spool_bytes < status.max_spool_bytes // 2:  # room in the journal is for what happened
                 await self._journal.append(difference_record(difference, self._refs, config.tenant.id or ""))
 
-        self._candidate = Candidate(candidate, build, self._decider.terms, record)
+        def fetching(operation: Operation) -> Attributes | None:
+            return self._attributes.fetching(operation) if config.authorization.attributes.fetch != "off" else None
+
+        self._candidate = Candidate(candidate, build, self._decider.terms, record, fetching)
         self._decider.on_decision.append(self._candidate.offer)
         self._background(self._candidate.run())
 

@@ -64,10 +64,12 @@ class ResourceAttributes:
 
     def of(self, operation: Operation) -> Callable[[], Awaitable[Found]] | None:
         """What fetches the attributes of an operation's secret; None where there are none, or nobody asks."""
+        return self.fetching(operation) if self._needed() else None
+
+    def fetching(self, operation: Operation) -> Callable[[], Awaitable[Found]] | None:
+        """The same, whoever asks."""
         uri = operation.uri
-        if uri.engine != _ENGINE or uri.folder or not self._needed():
-            return None
-        return partial(self.fetch, uri)
+        return None if uri.engine != _ENGINE or uri.folder else partial(self.fetch, uri)
 
     async def fetch(self, uri: SecretUri) -> Found:
         """The attributes by name; none where the secret has no metadata. One read, however many ask.

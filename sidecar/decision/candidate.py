@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from sidecar.config.tree import Candidate as CandidateConfig
 from sidecar.decision.cedar import CedarPdp, PolicyError
+from sidecar.decision.flight import Attributes, fetched
 from sidecar.decision.observed import Decision, Difference, compare
 from sidecar.decision.permit import Denied, Pdp
+from sidecar.decision.question import informed
 from sidecar.decision.terms import Terms
 from sidecar.errors import Refused
 from sidecar.ops import metrics
+from sidecar.surface.operation import Operation
 
 RETRY_SECONDS: Final = 10.0
 
@@ -35,7 +39,10 @@ class Candidate:
         build: Callable[[], Awaitable[Pdp]],
         terms: Terms,
         on_difference: Callable[[Difference], Awaitable[None]],
+        attributes: Callable[[Operation], Attributes | None] = lambda _operation: None,
     ) -> None:
+        """`attributes` fetches what a secret's metadata say, for a candidate that alone looks at them."""
+        self._attributes = attributes
         self._config = config
         self._build = build
         self._terms = terms
@@ -109,6 +116,10 @@ class Candidate:
         """The metric's label. Raises whatever the candidate throws."""
         if self._pdp is None:
             return "error"
+        if self.reads_metadata and not decision.informed:
+            fetching = self._attributes(decision.operation)
+            if fetching is not None:
+                decision = replace(decision, question=informed(decision.question, await fetched(fetching)))
         found = await difference(self._pdp, self._terms, decision, self._config.timeout_ms / 1000)
         if found is None:
             return "same"

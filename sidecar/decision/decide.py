@@ -433,7 +433,8 @@ class Decider:
         code = str(refused.code) if refused is not None else ""
         question, what, who = waiter.question, waiter.operation, waiter.caller
         for told in self.on_decision:
-            told(Decision(question, what, who, verdict, code, wall, waiter.correlation_id))
+            informed = waiter.attributes is not None
+            told(Decision(question, what, who, verdict, code, wall, waiter.correlation_id, informed))
 
     def _may_open(self, verdict: Verdict, waiter: Waiter) -> bool:
         self._check_replay(waiter)

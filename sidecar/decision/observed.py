@@ -15,7 +15,7 @@ from sidecar.surface.operation import Operation
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One decision of the PDP in force. `code` is what it refuses, empty for a permit; `wall` when it was made, in
-    seconds since the epoch."""
+    seconds since the epoch; `informed` whether the question holds what the secret's metadata say."""
 
     question: Question
     operation: Operation
@@ -24,6 +24,7 @@ class Decision:
     code: str
     wall: float
     correlation_id: str = ""
+    informed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ What is not known is absent, never an empty text: a policy that looks for it the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from sidecar.caller.identity import Caller
@@ -73,6 +74,19 @@ def question_of(
             ),
         },
         trace=trace,
+    )
+
+
+def informed(question: Question, attributes: Mapping[str, str] | None) -> Question:
+    """The same question with what was fetched of the resource since; None where it could not be."""
+    fetched = attributes or {}
+    properties = {name: fetched[name] for name in _RESOURCE_PROPERTIES if name in fetched}
+    others = {name: value for name, value in fetched.items() if name not in _RESOURCE_PROPERTIES}
+    unavailable = {"attributes_unavailable": True} if attributes is None else {}
+    return replace(
+        question,
+        resource={**question.resource, "properties": {**question.resource["properties"], **properties}},
+        context={**question.context, "resource_attributes": others, **unavailable},
     )
 
 

@@ -42,7 +42,7 @@ def counted(result: str) -> float:
 class Bench:
     """A decider with a candidate beside it."""
 
-    def __init__(self, in_force: Pdp, candidate: Any, **limits: int) -> None:
+    def __init__(self, in_force: Pdp, candidate: Any, attributes: Any = None, **limits: int) -> None:
         self.decider = Decider(config(grants={"negative_ttl_seconds": 0}), in_force, clock())
         self.found: list[Difference] = []
         self.seen: dict[str, float] = {}
@@ -57,7 +57,8 @@ class Bench:
             self.found.append(difference)
 
         section = CandidateConfig.model_validate({"pdp": "cedar", "timeout_ms": 200} | limits)
-        self.candidate = Candidate(section, build, self.decider.terms, note)
+        fetching = (lambda _operation: attributes) if attributes is not None else (lambda _operation: None)
+        self.candidate = Candidate(section, build, self.decider.terms, note, fetching)
         self.decider.on_decision.append(self.candidate.offer)
 
     async def ask(self, subject: str = "app", **what: Any) -> str:
@@ -76,8 +77,8 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(in_force: Pdp, candidate: Any, **limits: int) -> AsyncIterator[Bench]:
-    made = Bench(in_force, candidate, **limits)
+async def bench(in_force: Pdp, candidate: Any, attributes: Any = None, **limits: int) -> AsyncIterator[Bench]:
+    made = Bench(in_force, candidate, attributes, **limits)
     kinds = ("same", "would_permit", "would_deny", "other_obligations", "error", "dropped")
     made.seen = {kind: counted(kind) for kind in kinds}
     task = asyncio.create_task(made.candidate.run())
@@ -86,6 +87,28 @@ async def bench(in_force: Pdp, candidate: Any, **limits: int) -> AsyncIterator[B
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_a_candidate_that_alone_looks_at_metadata_fetches_them_for_itself(tmp_path: Path) -> None:
+    """The request in force does not wait for that, and its PDP is asked without them."""
+    folder = cedar_folder(tmp_path, 'permit (principal, action, resource) when { resource.owner == "app" };')
+    fetched, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def attributes() -> dict[str, str]:
+        fetched.set()
+        await may_go_on.wait()
+        return {"owner": "app"}
+
+    in_force = permitting()
+    async with bench(in_force, cedar(folder), attributes) as made:
+        await asyncio.sleep(0)
+        assert await made.ask() == "permit"
+        async with asyncio.timeout(10):
+            await fetched.wait()
+        assert "owner" not in in_force.asked[0].resource["properties"]
+        may_go_on.set()
+        await made.until("same")
+    assert made.found == []
 
 
 @pytest.mark.parametrize(
