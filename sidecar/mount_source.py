@@ -4,7 +4,7 @@ Configured mounts hold as they are, as far as OpenBao's agree: requests to a mou
 refused (AMBIGUOUS_MOUNT). Where no mounts are configured OpenBao's own table is read.
 
 Either way OpenBao's table is looked at again, so that a mount that was moved, replaced, upgraded or taken away is
-noticed before a request is misread (docs/adr/0018):
+noticed before a request is misread (docs/adr/0011):
 
 - what is read is released only where a look that began at most `upstream.mounts_max_age_seconds` before says that the
   mounts are those that the request was named by;
