@@ -53,7 +53,7 @@ class Clients:
 
     async def _read(self) -> None:
         while True:
-            await self._ask("GET", "/v1/secret/data/chaos/db", self.kept.reads)
+            await self._ask("GET", "/v1/secret/data/kept/db", self.kept.reads)
 
     async def _write(self, number: int) -> None:
         for turn in range(10_000_000):

@@ -93,7 +93,7 @@ class Chaos:
         """`rounds` of kill -9 under load, then so many seconds of everything, in an order the seed gives."""
         started = time.monotonic()
         await self._kafka.create_topics(f"{self._prefix}.secrets.audit", f"{self._prefix}.secrets")
-        self._openbao.put("chaos/db", {"value": "kept"})  # what others read from this OpenBao stays as it is
+        self._openbao.put("kept/db", {"value": "kept"})  # what others read from this OpenBao stays as it is
         async with self._network:
             await self._start()
             async with Clients(self._sidecar.url, self._token, self._chance) as clients:

@@ -7,7 +7,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,24 @@ VALUE = SEEDS["app/api"]
 
 
 # -- sidecar.client --------------------------------------------------------------------------------------------------
-def by_requests(url: str, key: DPoPKey, token: str) -> Callable[[], Any]:
-    session = requests.Session()
+def by_requests(url: str, key: DPoPKey, token: str, closing: ExitStack) -> Callable[[], Any]:
+    session = closing.enter_context(requests.Session())
     session.auth = DPoPAuth(key, token)
     return lambda: session.get(f"{url}{PATH}", timeout=30).json()
 
 
-def by_hvac(url: str, key: DPoPKey, token: str) -> Callable[[], Any]:
-    client = hvac.Client(url=url, token=token)
+def by_hvac(url: str, key: DPoPKey, token: str, closing: ExitStack) -> Callable[[], Any]:
+    client = hvac.Client(url=url, token=token, session=closing.enter_context(requests.Session()))
     client.session.auth = DPoPAuth(key)
     return lambda: client.secrets.kv.v2.read_secret_version("app/api", raise_on_deleted_version=True)
 
 
-def by_httpx(url: str, key: DPoPKey, token: str) -> Callable[[], Any]:
-    client = httpx.Client(auth=HttpxAuth(key, token), timeout=30)
+def by_httpx(url: str, key: DPoPKey, token: str, closing: ExitStack) -> Callable[[], Any]:
+    client = closing.enter_context(httpx.Client(auth=HttpxAuth(key, token), timeout=30))
     return lambda: client.get(f"{url}{PATH}").json()
 
 
-def by_aiohttp(url: str, key: DPoPKey, token: str) -> Callable[[], Any]:
+def by_aiohttp(url: str, key: DPoPKey, token: str, closing: ExitStack) -> Callable[[], Any]:
     middleware = DPoPMiddleware(key, token)
 
     async def read() -> Any:
@@ -70,12 +70,12 @@ def test_each_client_reads_on_across_restarts_of_the_sidecar_and_of_itself(
     """A sidecar that restarted has other nonces: one challenge for each client, which it answers itself. A client that
     restarted has its key from its file. With `separate`, keys of one subject are served beside each other."""
     overrides = {"grants": {"on_binding_change": "separate"}}
-    with SidecarProcess(tmp_path, openbao, issuer, overrides) as process:
+    with SidecarProcess(tmp_path, openbao, issuer, overrides) as process, ExitStack() as closing:
 
         def start_clients() -> list[Callable[[], Any]]:
             keys = [DPoPKey.load_or_generate(tmp_path / f"{number}.pem") for number in range(len(CLIENTS))]
             return [
-                by(process.url, key, issuer.bound_token(key.thumbprint, sub="bulk"))
+                by(process.url, key, issuer.bound_token(key.thumbprint, sub="bulk"), closing)
                 for by, key in zip(CLIENTS, keys, strict=True)
             ]
 

@@ -22,7 +22,7 @@ import hvac
 import orjson
 import pytest
 import requests
-from hvac.exceptions import InvalidRequest
+from hvac.exceptions import InvalidPath, InvalidRequest
 
 from sidecar.dev import leash
 from sidecar.dev.openbao import find_binary
@@ -314,9 +314,31 @@ SEEDS: Final[dict[str, dict[str, str]]] = {
 def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     """The shared dev server, seeded. Tests do not stop it and leave its mounts as they are."""
     with OpenBao(tmp_path_factory.mktemp("openbao")) as server:
-        for path, values in SEEDS.items():
-            server.put(path, values)
+        _seed(server)
+        _shared.append(server)
         yield server
+        _shared.clear()
+
+
+_shared: Final[list[OpenBao]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seeds() -> None:
+    """Each module finds the secrets as they were seeded, whatever one before it wrote."""
+    for server in _shared:
+        _seed(server)
+
+
+def _seed(server: OpenBao) -> None:
+    for path, values in SEEDS.items():
+        try:
+            found = server.root().secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)
+            right = found["data"]["data"] == values
+        except InvalidPath:
+            right = False
+        if not right:
+            server.put(path, values)
 
 
 @pytest.hookimpl(wrapper=True)
