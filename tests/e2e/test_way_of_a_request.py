@@ -78,7 +78,7 @@ def test_a_subject_without_a_policy_is_denied_and_nothing_reaches_openbao(
 
 def test_the_same_proof_again_is_a_replay(sidecar: SidecarProcess) -> None:
     key = DPoPKey.generate()
-    token = sidecar.issuer.bound_token(key.thumbprint)
+    token = sidecar.issuer.bound_token(key.thumbprint, sub="endless")  # nobody else here has a key of its own for it
     path = "/v1/secret/data/app/db"
     nonce = sidecar.get(path, token, DPoP=key.proof("GET", sidecar.url + path, token)).headers["DPoP-Nonce"]
     proof = key.proof("GET", sidecar.url + path, token, nonce)
@@ -89,7 +89,7 @@ def test_the_same_proof_again_is_a_replay(sidecar: SidecarProcess) -> None:
     assert (denied["event"], denied["code"], denied["operation"]) == ("SECRET_DENY", "PROOF_REPLAYED", "kv2.read")
     assert denied["resource_ref"] == permitted["resource_ref"]
     assert denied["token_jti"] == permitted["token_jti"]  # whose token it was; nobody proved to be its sender
-    assert (denied["subject"]["sub"], denied["binding"]["kind"]) == ("app", "none")
+    assert (denied["subject"]["sub"], denied["binding"]["kind"]) == ("endless", "none")
 
 
 def test_a_challenge_names_the_nonce_the_standard_way(sidecar: SidecarProcess) -> None:
