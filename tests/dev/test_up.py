@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
-import termios
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import yaml
@@ -231,26 +233,41 @@ def test_a_terminal_that_went_away_does_not_keep_it_from_stopping(tmp_path: Path
     until(lambda: not any(map(is_alive, children)), "nothing of it runs")
 
 
+_ON_A_TERMINAL: Final = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes standard input the controlling terminal. Not by `preexec_fn`: a test process with threads may hang in it."""
+
+
+@pytest.mark.timeout(300)
 def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
     """The kernel sends SIGHUP to the terminal's foreground group, and every write to it fails from then on."""
     controller, terminal = os.openpty()
-    with subprocess.Popen(
-        [SIDECAR, "dev", "up", "--dir", "world", "--port", "0"],
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ON_A_TERMINAL, str(SIDECAR), "dev", "up", "--dir", "world", "--port", "0"],
         cwd=tmp_path,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    ) as process:
+    )
+    try:
         os.close(terminal)
-        said = b""
+        said, deadline = b"", time.monotonic() + 100
         while b"Ctrl-C stops everything." not in said:
+            readable, _, _ = select.select([controller], [], [], max(deadline - time.monotonic(), 0))
+            assert readable, f"it did not come up: {said.decode(errors='replace')}"
             said += os.read(controller, 4096)
         children = living_in(tmp_path / "world")
         assert len(children) == 4
         os.close(controller)
-        assert process.wait(60) == 0
+        assert process.wait(100) == 0
+    finally:
+        process.kill()
+        process.wait()
     until(lambda: not any(map(is_alive, children)), "nothing of it runs")
 
 
