@@ -19,8 +19,13 @@ ROUNDS, SECONDS, SEED = 1, 8, 8
 async def test_whatever_happens_nothing_is_lost_out_of_order_or_unrecorded(
     tmp_path: Path, openbao: OpenBao, kafka: KafkaBroker
 ) -> None:
-    with small_disk(tmp_path / "disk", "size=64m") as disk:
-        report = await Chaos(tmp_path, disk, openbao, kafka, SEED).run(ROUNDS, SECONDS)
+    try:
+        with small_disk(tmp_path / "disk", "size=64m") as disk:
+            report = await Chaos(tmp_path, disk, openbao, kafka, SEED).run(ROUNDS, SECONDS)
+    finally:
+        # Chaos starts the shared broker in a worker thread, and with that thread it would end.
+        kafka.stop()
+        kafka.start()
     assert not report.wrong, "\n".join(report.lines())
     assert report.crashes >= ROUNDS
     assert len(report.faults) > 3
