@@ -24,11 +24,6 @@ class Together:
         """One more will ask."""
         self._expected += 1
 
-    @property
-    def is_open(self) -> bool:
-        """Whether somebody who was announced has not asked yet."""
-        return self._expected > 0
-
     async def leave(self) -> None:
         """One that was announced will not ask after all."""
         self._expected -= 1
