@@ -89,8 +89,11 @@ class Chaos:
             },
         )
 
-    async def run(self, rounds: int, seconds: float) -> Report:
-        """`rounds` of kill -9 under load, then so many seconds of everything, in an order the seed gives."""
+    async def run(self, rounds: int, seconds: float, *, kinds: int = 1) -> Report:
+        """`rounds` of kill -9 under load, then everything in an order the seed gives.
+
+        For so many seconds, and longer where a slow machine has not yet come to so many kinds of fault.
+        """
         started = time.monotonic()
         await self._kafka.create_topics(f"{self._prefix}.secrets.audit", f"{self._prefix}.secrets")
         self._openbao.put("kept/db", {"value": "kept"})  # what others read from this OpenBao stays as it is
@@ -102,14 +105,14 @@ class Chaos:
                     await self._in_service()
                     await asyncio.sleep(self._chance.uniform(0.0, 0.8))
                     await self._kill_9()
-                await self._everything(seconds)
+                await self._everything(seconds, kinds)
             await self._settle()
         self.report.seconds = time.monotonic() - started
         await self._judge()
         return self.report
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
-    async def _everything(self, seconds: float) -> None:
+    async def _everything(self, seconds: float, kinds: int) -> None:
         faults: list[Callable[[], Awaitable[None]]] = [
             self._kill_9,
             self._broker_stopped,
@@ -121,7 +124,7 @@ class Chaos:
         ]
         pending: list[Callable[[], Awaitable[None]]] = []
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until or len(self.report.faults) < kinds:
             if not pending:  # each comes once before any comes again
                 pending = self._chance.sample(faults, len(faults))
             await asyncio.gather(*(pending.pop()() for _ in range(min(len(pending), self._chance.choice((1, 1, 2))))))
