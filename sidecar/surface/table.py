@@ -192,7 +192,7 @@ class TableRoute:
         if asked.folder and not folder:
             raise _trailing_slash()
         self._asked = asked
-        self._query = read_values(asked.query, row.query) if asked.query or row.query else {}
+        self._query = read_values(asked.query, row.query) if asked.query else {}
         version = self._query.get("version")
         self._uri = SecretUri(
             asked.provider,
