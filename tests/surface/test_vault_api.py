@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import Code, Refused
+from sidecar.surface.headers import EXTENSION, HEADERS, UNKNOWN
 from sidecar.surface.mounts import Mount, MountTable
 from sidecar.surface.vault_api import VaultApi
 from tests.surface.asking import API, ask, head_of, refusal
@@ -142,6 +143,10 @@ def test_a_method_that_no_operation_has_is_refused(method: str) -> None:
 @pytest.mark.parametrize("name", ["x-http-method-override", "x-http-method", "x-method-override"])
 def test_a_header_cannot_ask_for_another_method(name: str) -> None:
     assert refusal("GET", "/v1/secret/data/app/db", headers={name: "DELETE"}) is Code.OPERATION_FORBIDDEN
+
+
+def test_every_name_of_the_headers_table_is_looked_at() -> None:
+    assert all(name.startswith(EXTENSION) for name in (*HEADERS, *UNKNOWN))
 
 
 def test_post_and_put_are_one_operation() -> None:
