@@ -409,7 +409,7 @@ class Sidecar:
         host, port = split_address(self._config.ops.address)
         app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
         if self._config.ops.debug:
-            add_debug(app, lambda limit: live_grants(self._decider.snapshot(limit), self._refs))
+            add_debug(app, lambda limit: live_grants(self._decider.standing.snapshot(limit), self._refs))
         add_revalidate(app, self._revalidate, self._config.ops.token_file)
         # Nobody who dawdles on this listener holds up the end of the process.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -478,7 +478,7 @@ class Sidecar:
         metrics.MOUNTS_AGE_SECONDS.set(self._mounts.age)
         metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
         metrics.CACHE_ENTRIES.labels("attributes").set(len(self._attributes))
-        for part in (self._authenticator, self._decider, self._logins):
+        for part in (self._authenticator, self._decider.standing, self._logins):
             for cache, size in part.cache_sizes().items():
                 metrics.CACHE_ENTRIES.labels(cache).set(size)
 

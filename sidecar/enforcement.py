@@ -387,7 +387,9 @@ class Enforcement:
             trail.stage = Stage.AUDIT
         elif trail.stage is Stage.DECISION and trail.operation is not None and trail.caller is not None:
             remembered = isinstance(refused, Denied) and refused.remembered
-            trail.grant_state = "denied" if remembered else self._decider.grant_state(trail.operation, trail.caller)
+            trail.grant_state = (
+                "denied" if remembered else self._decider.standing.grant_state(trail.operation, trail.caller)
+            )
         if isinstance(refused, Denied):
             trail.denial = refused.verdict
         elif isinstance(refused, Unproven):

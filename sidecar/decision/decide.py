@@ -1,36 +1,34 @@
 """Whether they may: from a live grant, or by asking the PDP, once however many wait.
 
 The one place where a `Permit` is made. In order: the caller's live grant; what is known against it (another binding,
-a token used up, a recent denial); the PDP, asked once per key; the grant that its permit opens.
+a token used up, a recent denial: `sidecar.decision.standing`); the PDP, asked once per key; the grant that its permit
+opens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from sidecar.caller.identity import BindingKind, Caller
+from sidecar.caller.identity import Caller
 from sidecar.clock import Clock
 from sidecar.config import Config
-from sidecar.decision.flight import Attributes, Flight, Mark, Waiter, fetched
-from sidecar.decision.grants import Claim, Grant, GrantKey, GrantTable, Owner, UseReservation, claim_of, grant_key
+from sidecar.decision.flight import Attributes, Flight, Waiter, fetched
+from sidecar.decision.grants import Claim, Grant, GrantKey, UseReservation, claim_of, grant_key
 from sidecar.decision.observed import Decision
-from sidecar.decision.openings import claim_opening, give_back, is_unclaimed, used_up
+from sidecar.decision.openings import claim_opening, give_back, is_unclaimed
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
 from sidecar.decision.permit import Denied, GrantState, Pdp, Permit, Unspent, Verdict
 from sidecar.decision.question import question_of
-from sidecar.decision.terms import Terms, obligation_unmet
-from sidecar.decision.timed_table import TimedTable
+from sidecar.decision.standing import Standing, too_many_uses
+from sidecar.decision.terms import Terms
 from sidecar.decision.together import Together
 from sidecar.errors import Code, Refused
-from sidecar.ops import metrics
 from sidecar.ops.tracing import TraceParent
 from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.operation import Operation
@@ -46,9 +44,6 @@ LONGEST_WAIT_SECONDS: Final = 20.0
 the other: each answer comes in time, and the last of many would wait for minutes."""
 
 EMBEDDED_TIMEOUT_SECONDS: Final = 5.0
-
-_NEGATIVE: Final = frozenset({Code.POLICY_DENIED, Code.OBLIGATION_UNMET})
-"""Denials that are remembered: what policy says. Never an outage, never a step-up, which the caller can mend."""
 
 _log = structlog.get_logger(__name__)
 
@@ -81,15 +76,11 @@ class Decider:
         )
         self._clock = clock
         self._terms = Terms(config, publishes_notifications=publishes_notifications)
-        self._limits = config.grants
         self._replay = config.anti_replay
         self._shared = shared
         self._tenant_id = config.tenant.id or ""
-        self._random = random.SystemRandom()
-        entries = config.grants.max_entries
-        self._grants = GrantTable(entries, clock)
-        self._marks: TimedTable[Mark, Grant, Owner] = TimedTable(entries)
-        self._denials: TimedTable[GrantKey, Refused, Owner] = TimedTable(entries)
+        self.standing = Standing(config, clock, self._terms, shared)
+        """What is known of callers: grants, spent tokens, denials."""
         self._flights: dict[GrantKey, Flight] = {}
         self.on_decision: list[Callable[[Decision], None]] = []
         """Called with each decision of the PDP. They neither wait nor raise."""
@@ -203,55 +194,45 @@ class Decider:
         trace: TraceParent | None,
         together: Together | None,
     ) -> Permit:
-        per_grant = self._opens_once(caller)
+        per_grant = self.standing.opens_once(caller)
         key = grant_key(operation, caller, self._tenant_id)
-        found = self._grants.look_up(key, operation.uses)
+        found = self.standing.take(key, operation.uses)
         if found is not None:
             grant, reservation = found
             return _permit(operation, caller, grant, reservation, hit=True)
         waiter = Waiter(key, operation, caller, correlation_id, attributes, per_grant, trace, together)
-        self._refuse_known(waiter)
+        self.standing.refuse_known(waiter)
         return await self._wait(waiter)
 
     # -- taken back ------------------------------------------------------------------------------------------------
     def drop_subject(self, issuer: str, subject: str) -> None:
         """Ends the grants of one issuer's subject; decisions under way for it are asked anew."""
-        self._grants.drop_owner((issuer, subject))
-        for key in self._denials.owned_by((issuer, subject)):
-            self._denials.discard(key)
+        self.standing.drop_owner((issuer, subject))
         for flight in self._flights.values():
             if flight.owner == (issuer, subject):
                 flight.outdated = True
 
     def drop_all(self) -> int:
         """Policies changed, or an operator says so: `revoke` for everyone. How many grants ended."""
-        self._release_marks(lambda _claim: True)
-        ended = len(self._grants)
-        self._grants.clear()
-        self._denials.clear()
         for flight in self._flights.values():
             flight.outdated = True
-        return ended
+        return self.standing.drop_all()
 
     def revoke(self, fits: Callable[[Claim], bool]) -> int:
         """Ends grants that fit and forgets such denials; decisions under way are asked anew. How many grants ended."""
-        self._release_marks(fits)
-        ended = self._grants.drop_where(fits)
-        for key in self._denials:
-            if fits(claim_of(key)):
-                self._denials.discard(key)
         for key, flight in self._flights.items():
             if fits(claim_of(key)):
                 flight.outdated = True
-        return ended
+        return self.standing.revoke(fits)
 
-    def _release_marks(self, fits: Callable[[Claim], bool]) -> None:
-        """A token whose grant is taken back, with uses left, may open it again: it was not the token that ended it."""
-        for mark, grant in self._marks.items():
-            if grant.left and fits(grant.claim) and self._grants.find(grant.key) is grant:
-                self._marks.discard(mark)
-                if self._shared is not None and grant.opening is not None:
-                    self._shared.release(grant.opening)
+    def _end_sessions(self, verdict: Verdict) -> None:
+        """A subject is ended under every issuer: the obligation names none."""
+        ended = set(verdict.obligations.terminate_sessions)
+        if ended:
+            self.standing.end_sessions(ended)
+            for flight in self._flights.values():
+                if flight.owner[1] in ended:
+                    flight.outdated = True
 
     async def close(self) -> None:
         """Refuses whoever waits."""
@@ -259,84 +240,6 @@ class Decider:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    # -- looked at -------------------------------------------------------------------------------------------------
-    def cache_sizes(self) -> Mapping[str, int]:
-        """Entries of each bounded table, by the name of its metric's label."""
-        return {"grants": len(self._grants), "token_marks": len(self._marks), "denials": len(self._denials)}
-
-    def grant_state(self, operation: Operation, caller: Caller) -> str:
-        """How a caller that was refused stands: `live` (with too few uses left), `spent`, `expired`, `other_binding`,
-        or `none`: it has no grant for this."""
-        key = grant_key(operation, caller, self._tenant_id)
-        claim = (caller.issuer, caller.subject, operation.purpose, operation.uri)
-        if self._grants.under_other_bindings(claim, caller.binding):
-            return "other_binding"
-        mark = self._marks.peek((caller.issuer, caller.token_jti, operation.purpose, operation.uri))
-        if mark is not None and self._grants.find(key) is None:
-            return "spent" if mark.left == 0 else "expired"
-        return self._grants.state(key)
-
-    def snapshot(self, limit: int = 1000) -> list[Mapping[str, Any]]:
-        """The live grants, at most `limit`. `uri` is for making a `resource_ref` of it, not for showing."""
-        now = self._clock.elapsed()
-        shown: list[Mapping[str, Any]] = []
-        for grant in self._grants.grants():
-            if grant.expires <= now:
-                continue
-            if len(shown) == limit:
-                break
-            shown.append(grant.shown(now))
-        return shown
-
-    # -- before the PDP --------------------------------------------------------------------------------------------
-    def _opens_once(self, caller: Caller) -> bool:
-        """Whether the caller's token may open one grant only of each purpose and URI. Without a token (the anonymous
-        caller of a development world, a certificate that is the caller) there is nothing to replay. `single_use` is
-        the caller stage's matter."""
-        if not caller.issuer or (caller.token is None and caller.binding.names_subject):
-            return False
-        unbound = caller.binding.kind is BindingKind.NONE
-        if (self._replay.unbound_token if unbound else self._replay.bound_token) != "per_grant":
-            return False
-        if not caller.token_jti:
-            raise Refused(Code.TOKEN_INVALID, "The access token needs a jti here.")
-        return True
-
-    def _refuse_known(self, waiter: Waiter) -> None:
-        """What is known without asking."""
-        if waiter.operation.uses < 1:
-            raise Refused(Code.MALFORMED_REQUEST, "The request holds nothing to do.")
-        live = self._grants.find(waiter.key)
-        if live is not None and live.max_uses < waiter.operation.uses:
-            raise _too_many_uses(waiter.operation, live)
-        self._check_binding(waiter)
-        self._check_replay(waiter)
-        denial = self._denials.get(waiter.key, self._clock.elapsed())
-        if denial is not None:
-            metrics.NEGATIVE_HITS.inc()
-            refusal = again(denial)
-            if isinstance(refusal, Denied):
-                refusal.remembered = True
-            raise refusal
-
-    def _check_binding(self, waiter: Waiter) -> None:
-        """A live grant under another binding belongs to somebody who showed another key: whoever comes with this one
-        may be its thief. A token issued after that grant opened says that the application began anew."""
-        if self._limits.on_binding_change != "deny":
-            return
-        others = self._grants.under_other_bindings(waiter.claim, waiter.caller.binding)
-        if not all(grant.is_before(waiter.caller.issued_at, self._clock) for grant in others):
-            raise Refused(
-                Code.BINDING_CHANGED,
-                "This is in use under another key; a token that is issued from now on is taken.",
-            )
-        for grant in others:
-            self._grants.drop(grant)
-
-    def _check_replay(self, waiter: Waiter) -> None:
-        if waiter.per_grant and self._marks.get(waiter.mark, self._clock.elapsed()) is not None:
-            raise used_up()
 
     # -- asking, once ----------------------------------------------------------------------------------------------
     async def _wait(self, waiter: Waiter) -> Permit:
@@ -437,25 +340,15 @@ class Decider:
             told(Decision(question, what, who, verdict, code, wall, waiter.correlation_id, informed))
 
     def _may_open(self, verdict: Verdict, waiter: Waiter) -> bool:
-        self._check_replay(waiter)
+        self.standing.check_replay(waiter)
         return self._terms.refusal(verdict, waiter.operation, waiter.caller, self._clock.wall()) is None
 
     def _refuse_all(self, flight: Flight, refused: Refused) -> None:
         if isinstance(refused, Denied):
             self._end_sessions(refused.verdict)
-        self._remember(flight, refused)
+        self.standing.remember(flight, refused)
         while (waiter := flight.next_waiter()) is not None:
             waiter.answer.set_exception(again(refused))
-
-    def _remember(self, flight: Flight, refused: Refused) -> None:
-        """The jitter keeps callers who were denied together from coming back together."""
-        ttl = self._limits.negative_ttl_seconds
-        if refused.code not in _NEGATIVE or not ttl or not flight.waiters or flight.blind:
-            return  # a denial for want of attributes is an outage's, not policy's
-        remembered = _said_once(refused) if isinstance(refused, Denied) else refused
-        now = self._clock.elapsed()
-        expires = now + ttl * self._random.uniform(0.5, 1.0)
-        self._denials.put(flight.waiters[0].key, remembered, expires, flight.owner, now)
 
     # -- serving ---------------------------------------------------------------------------------------------------
     def _serve(self, flight: Flight, verdict: Verdict, answered: float) -> None:
@@ -477,84 +370,23 @@ class Decider:
                 continue
             try:
                 if grant is None:
-                    grant = self._open(waiter, verdict, answered)
+                    grant = self.standing.open(waiter, verdict, answered)
                     grant.opening = flight.openings.pop(waiter.mark, None)
                 if grant.max_uses < waiter.operation.uses:
-                    raise _too_many_uses(waiter.operation, grant)
+                    raise too_many_uses(waiter.operation, grant)
                 reservation = grant.take(waiter.operation.uses)
                 if reservation is None:
-                    self._check_replay(waiter)
+                    self.standing.check_replay(waiter)
                 else:
                     waiter.answer.set_result(_permit(waiter.operation, waiter.caller, grant, reservation, hit=False))
             except Refused as refusal:
                 waiter.answer.set_exception(refusal)
         flight.waiters = deque(waiter for waiter in flight.waiters if not waiter.answer.done())
 
-    def _end_sessions(self, verdict: Verdict) -> None:
-        """A subject is ended under every issuer: the obligation names none."""
-        ended = set(verdict.obligations.terminate_sessions)
-        if ended:
-            for issuer, subject in self._grants.owners():
-                if subject in ended:
-                    self._grants.drop_owner((issuer, subject))
-            for flight in self._flights.values():
-                if flight.owner[1] in ended:
-                    flight.outdated = True
-
-    def _open(self, waiter: Waiter, verdict: Verdict, answered: float) -> Grant:
-        """Opens the grant of a permit, by the token of the first caller whose token may.
-
-        Its life counts from the PDP's answer, and ends with the token's. What was checked before the PDP was asked is
-        checked again: others may have opened a grant meanwhile.
-        """
-        caller, obligations = waiter.caller, verdict.obligations
-        now, wall = self._clock.elapsed(), self._clock.wall()
-        expires = self._terms.expires(obligations, caller, answered=answered, now=now, wall=wall)
-        if wall >= caller.expires_at:
-            raise Refused(Code.TOKEN_EXPIRED, "The access token has expired.")
-        if expires <= now:
-            raise no_answer("the decision expired before it could be used")
-        self._check_binding(waiter)
-        self._check_replay(waiter)
-        grant = Grant(
-            self._grants,
-            waiter.key,
-            waiter.operation,
-            caller,
-            verdict,
-            max_uses=self._terms.max_uses(obligations),
-            expires=expires,
-            expires_at=wall + expires - now,
-            opened=now,
-            opened_at=wall,
-        )
-        if waiter.per_grant and not self._marks.put(
-            waiter.mark, grant, now + self._replay.window_seconds, waiter.claim[:2], now
-        ):
-            # Without the mark the token could open grants for ever.
-            raise Refused(Code.OVERLOADED, "Too many tokens are remembered; try again later.", headers=retry_after(5))
-        self._grants.add(grant)  # where the table is full, those who wait now are served from it, and nobody after
-        return grant
-
 
 def _give_back(task: asyncio.Task[Permit]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().reservation.refund()
-
-
-def _said_once(refused: Denied) -> Denied:
-    """A denial as it is repeated: its notifications were for the answer itself. Who asks again and again would have
-    them published again and again."""
-    if not refused.verdict.obligations.notifications:
-        return refused
-    obligations = replace(refused.verdict.obligations, notifications=())
-    verdict = replace(refused.verdict, obligations=obligations)
-    return Denied(refused.code, refused.message, verdict=verdict, wanted=refused.wanted, detail=refused.detail)
-
-
-def _too_many_uses(operation: Operation, grant: Grant) -> Denied:
-    detail = f"{operation.uses} uses at once, where a grant has {grant.max_uses}"
-    return _said_once(obligation_unmet(grant.verdict, detail))
 
 
 def _permit(operation: Operation, caller: Caller, grant: Grant, reservation: UseReservation, *, hit: bool) -> Permit:

@@ -202,8 +202,8 @@ async def test_grant_03_another_tenants_sidecar_has_other_keys() -> None:
         for name in ("acme", "other")
     )
     await acme.spend()
-    stolen = next(acme.decider._grants.grants())
-    other.decider._grants.add(stolen)  # as if tables were shared
+    stolen = next(acme.decider.standing.grants.grants())
+    other.decider.standing.grants.add(stolen)  # as if tables were shared
     assert not (await other.spend()).grant.hit
 
 
@@ -259,7 +259,7 @@ async def test_grant_05_an_attackers_keys_evict_no_honest_grant_replay_or_denial
         with contextlib.suppress(Refused):
             await desk.spend(unbound(f"attacker{index % 20}", token_jti=f"a{index}"), operation(uri=uri))
         await desk.spend(caller("attacker", binding=OTHER_KEY), operation(uri=uri))
-    assert all(size <= 50 for size in desk.decider.cache_sizes().values())
+    assert all(size <= 50 for size in desk.decider.standing.cache_sizes().values())
     assert (await desk.spend()).grant.hit
     asked = len(desk.pdp.asked)
     assert (await refusal(desk, caller("denied"))).code is Code.POLICY_DENIED
@@ -282,7 +282,7 @@ async def test_grant_05_one_subject_cannot_fill_the_table() -> None:
 async def test_grant_05_100_000_subjects_walk_the_table_and_one_honest_grant_survives() -> None:
     """At the real size. Their grants are put straight into the table: 100,000 questions to a PDP show no more."""
     desk = Desk(permitting(ttl_seconds=3600, max_uses=100))
-    table, limit = desk.decider._grants, desk.config.grants.max_entries
+    table, limit = desk.decider.standing.grants, desk.config.grants.max_entries
     assert limit == 100_000
     await desk.spend()
     now, wall, verdict = desk.clock.elapsed(), desk.clock.wall(), Verdict(True)
@@ -300,7 +300,7 @@ async def test_grant_05_100_000_subjects_walk_the_table_and_one_honest_grant_sur
         key = (walker.subject, *rest)
         kept += table.add(Grant(table, key, what, walker, verdict, **terms))
     assert kept == limit - 1
-    assert desk.decider.cache_sizes()["grants"] == limit
+    assert desk.decider.standing.cache_sizes()["grants"] == limit
     await desk.spend(caller("latecomer"))  # a full table refuses nobody: it keeps nothing of it
     asked = len(desk.pdp.asked)
     assert not (await desk.spend(caller("latecomer"))).grant.hit

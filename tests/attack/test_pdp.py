@@ -80,7 +80,7 @@ async def refusal(answer: Answer, session: aiohttp.ClientSession) -> Refused:
         assert server.exchanges, "it was never asked"
     assert isinstance(refused, Refused)
     assert refused.code is not Code.PDP_UNAVAILABLE or int(refused.headers["Retry-After"]) >= 1
-    assert decider.cache_sizes()["grants"] == 0
+    assert decider.standing.cache_sizes()["grants"] == 0
     return refused
 
 
@@ -511,4 +511,4 @@ async def test_pdp_05_who_waits_behind_others_for_the_same_decision_waits_for_a_
     for one in found:
         if isinstance(one, Permit):
             one.reservation.refund()
-    assert sum(grant["uses_reserved"] for grant in decider.snapshot()) == 0
+    assert sum(grant["uses_reserved"] for grant in decider.standing.snapshot()) == 0

@@ -576,7 +576,7 @@ async def test_a_full_table_serves_the_request_and_stores_nothing() -> None:
     await desk.spend(caller("b"))
     assert [(await desk.spend(caller("c"))).grant.hit for _ in range(3)] == [False] * 3
     assert [(await desk.spend(caller(name))).grant.hit for name in "ab"] == [True, True]
-    assert desk.decider.cache_sizes()["grants"] == 2
+    assert desk.decider.standing.cache_sizes()["grants"] == 2
 
 
 async def test_where_replays_cannot_be_remembered_a_token_that_needs_it_is_refused() -> None:
@@ -601,5 +601,5 @@ async def test_too_many_decisions_at_once_are_refused(monkeypatch: pytest.Monkey
 async def test_the_tables_sizes_are_told() -> None:
     desk = Desk(permitting(max_uses=2))
     await desk.spend(unbound())
-    assert desk.decider.cache_sizes() == {"grants": 1, "token_marks": 1, "denials": 0}
-    assert DB in [shown["uri"] for shown in desk.decider.snapshot()]
+    assert desk.decider.standing.cache_sizes() == {"grants": 1, "token_marks": 1, "denials": 0}
+    assert DB in [shown["uri"] for shown in desk.decider.standing.snapshot()]

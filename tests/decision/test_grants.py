@@ -235,19 +235,19 @@ async def test_each_look_up_is_counted_once() -> None:
 async def test_a_used_up_grant_holds_no_place() -> None:
     desk = Desk(permitting(max_uses=1))
     await desk.spend()
-    assert desk.decider.cache_sizes()["grants"] == 0
-    assert desk.decider.snapshot() == []
+    assert desk.decider.standing.cache_sizes()["grants"] == 0
+    assert desk.decider.standing.snapshot() == []
 
 
 async def test_the_snapshot_shows_live_grants_and_uses_left() -> None:
     desk = Desk(permitting(max_uses=5))
     await desk.spend()
     held = await desk.permit()
-    (shown,) = desk.decider.snapshot()
+    (shown,) = desk.decider.standing.snapshot()
     assert shown["uri"] == DB
     assert (shown["max_uses"], shown["uses_left"], shown["uses_reserved"]) == (5, 3, 1)
     assert shown["expires_in_seconds"] == 300
     assert shown["decision_id"] == "d-1"
     held.reservation.refund()
     desk.clock.advance(301)
-    assert desk.decider.snapshot() == []
+    assert desk.decider.standing.snapshot() == []

@@ -155,4 +155,4 @@ async def test_a_use_reserved_before_a_revocation_does_not_come_back_to_life_aft
     desk.decider.drop_all()
     permit.reservation.refund()
     assert not (await desk.spend()).grant.hit
-    assert [grant["uses_left"] for grant in desk.decider.snapshot()] == [1]
+    assert [grant["uses_left"] for grant in desk.decider.standing.snapshot()] == [1]

@@ -125,7 +125,7 @@ class GrantsOfManyCallers(RuleBasedStateMachine):
 
     def go_on(self) -> None:
         """Lets the event loop run; then looks at what came out."""
-        before = self.desk.decider.snapshot()
+        before = self.desk.decider.standing.snapshot()
         self.runner.run(self.pause(40))
         done = [one for one in self.asking if one.task.done()]
         self.asking = [one for one in self.asking if not one.task.done()]
@@ -298,7 +298,7 @@ class GrantsOfManyCallers(RuleBasedStateMachine):
     def forget(self, revocation: Revocation) -> None:
         """A token whose live grant is taken back with uses left may open another."""
         self.taken_back.append((revocation, len(self.decisions)))
-        for shown in self.desk.decider.snapshot():
+        for shown in self.desk.decider.standing.snapshot():
             claim = (shown["issuer"], shown["subject"], shown["purpose"], shown["uri"])
             if shown["uses_left"] and revocation.fits(claim):
                 self.opened_for.pop(shown["decision_id"], None)
@@ -311,12 +311,12 @@ class GrantsOfManyCallers(RuleBasedStateMachine):
 
     @invariant()
     def the_tables_are_bounded(self) -> None:
-        assert all(size <= MAX_ENTRIES for size in self.desk.decider.cache_sizes().values())
+        assert all(size <= MAX_ENTRIES for size in self.desk.decider.standing.cache_sizes().values())
 
     @invariant()
     def what_is_shown_is_live_adds_up_and_has_one_binding(self) -> None:
         bindings: dict[object, set[Binding]] = {}
-        for shown in self.desk.decider.snapshot():
+        for shown in self.desk.decider.standing.snapshot():
             decision = shown["decision_id"]
             assert 0 < shown["expires_in_seconds"] <= TTL
             bindings.setdefault((shown["subject"], shown["purpose"], shown["uri"]), set()).add(shown["binding"])
@@ -381,7 +381,7 @@ async def test_cancellation_at_any_moment_neither_gives_too_much_nor_loses_a_use
         tasks[index].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(result is None or isinstance(result, (Refused, asyncio.CancelledError)) for result in results)
-    (shown,) = desk.decider.snapshot()
+    (shown,) = desk.decider.standing.snapshot()
     assert (shown["uses_left"], shown["uses_reserved"]) == (150 - released, 0)
     for _ in range(150 - released):
         await desk.spend(unbound())
@@ -397,13 +397,13 @@ async def test_uses_handed_to_someone_cancelled_in_the_same_moment_are_not_lost(
     await desk.pdp.wait_until_asked()
     desk.pdp.gate.set()
     async with asyncio.timeout(5):
-        while not desk.decider.snapshot():
+        while not desk.decider.standing.snapshot():
             await asyncio.sleep(0)
     for task in tasks[:5]:
         task.cancel()  # the uses are reserved, and the task has not run since
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 5 + [Permit] * 5
-    (shown,) = desk.decider.snapshot()
+    (shown,) = desk.decider.standing.snapshot()
     assert (shown["uses_left"], shown["uses_reserved"]) == (5, 5)
 
 
@@ -416,12 +416,12 @@ async def test_several_asked_for_at_once_and_cancelled_give_back_what_some_had_g
         desk.decider.permit_many(several, caller(), correlation_id="c-1234567", attributes=lambda _operation: None)
     )
     await desk.pdp.wait_until_asked(2)
-    assert [shown["uses_reserved"] for shown in desk.decider.snapshot()] == [1]
+    assert [shown["uses_reserved"] for shown in desk.decider.standing.snapshot()] == [1]
     asking.cancel()
     desk.pdp.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await asking
     async with asyncio.timeout(5):
-        while any(shown["uses_reserved"] for shown in desk.decider.snapshot()):
+        while any(shown["uses_reserved"] for shown in desk.decider.standing.snapshot()):
             await asyncio.sleep(0)
-    assert desk.decider.snapshot()[0]["uses_left"] == 9
+    assert desk.decider.standing.snapshot()[0]["uses_left"] == 9
