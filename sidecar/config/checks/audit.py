@@ -14,6 +14,7 @@ from sidecar.config.tree import Config, Environment
 
 
 def check_audit(config: Config) -> list[Problem]:
+    """The spool, Kafka and checkpoints."""
     kafka = config.audit.kafka
     found: list[Problem] = _check_checkpoint_key(config.audit.checkpoint.key_file)
     if config.audit.retention_mib > config.audit.max_spool_mib:

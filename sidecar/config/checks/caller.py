@@ -11,6 +11,7 @@ from sidecar.config.tree import Config, Environment, Issuer, is_trust_domain
 
 
 def check_identity(config: Config) -> list[Problem]:
+    """Issuers, bindings, and who may do without."""
     identity = config.identity
     found: list[Problem] = []
     if not identity.required and config.environment is Environment.PROD:
@@ -121,6 +122,7 @@ def _check_issuer(key: str, issuer: Issuer, config: Config) -> list[Problem]:
 
 
 def check_replay(config: Config) -> list[Problem]:
+    """What is remembered against replays, and where."""
     store, replay = config.anti_replay.store, config.anti_replay
     found: list[Problem] = []
     if store != "memory":

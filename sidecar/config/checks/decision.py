@@ -10,6 +10,7 @@ from sidecar.config.tree import Authzen, Cedar, Config, Environment
 
 
 def check_authorization(config: Config) -> list[Problem]:
+    """The PDP, its attributes, a candidate."""
     authorization = config.authorization
     found: list[Problem] = []
     if not authorization.enabled and config.environment is not Environment.DEV:
@@ -52,6 +53,7 @@ def _is_json_pointer(text: str) -> bool:
 
 
 def check_revocations(config: Config) -> list[Problem]:
+    """Where revocations come from."""
     topic = config.revocations.topic
     found: list[Problem] = []
     if topic and (topic in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic)):

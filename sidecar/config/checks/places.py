@@ -28,6 +28,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def check_address(key: str, address: str) -> list[Problem]:
+    """`host:port` or a Unix socket."""
     if address.startswith("unix:///"):
         return []
     try:
@@ -61,6 +62,7 @@ def check_node(key: str, address: str, config: Config) -> list[Problem]:
 
 
 def check_files(pairs: dict[str, Path | None]) -> list[Problem]:
+    """Configuration key → a file that must be readable, where it is given."""
     return [
         Problem(key, f"{path} is not a readable file", "create it, or correct the path")
         for key, path in pairs.items()

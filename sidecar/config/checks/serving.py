@@ -11,6 +11,7 @@ from sidecar.config.tree import Config
 
 
 def check_listen(config: Config) -> list[Problem]:
+    """The listeners and their certificates."""
     listen, tls = config.listen, config.listen.tls
     found = check_address("listen.address", listen.address) + check_address("ops.address", config.ops.address)
     if (tls.cert_file is None) != (tls.key_file is None):
@@ -41,6 +42,7 @@ def check_listen(config: Config) -> list[Problem]:
 
 
 def check_upstream(config: Config) -> list[Problem]:
+    """OpenBao: addresses, TLS, and how the sidecar logs in."""
     upstream, auth = config.upstream, config.upstream.auth
     found: list[Problem] = []
     token = auth.token.get_secret_value() if auth.token is not None else "none"
@@ -108,6 +110,7 @@ def check_upstream(config: Config) -> list[Problem]:
 
 
 def check_mounts(config: Config) -> list[Problem]:
+    """The table of mounts."""
     found: list[Problem] = []
     seen: set[str] = set()
     for index, mount in enumerate(config.mounts or ()):
@@ -122,6 +125,7 @@ def check_mounts(config: Config) -> list[Problem]:
 
 
 def check_tenant(config: Config) -> list[Problem]:
+    """The tenant: what it may use, its salt."""
     tenant = config.tenant
     found: list[Problem] = []
     if not tenant.id:
