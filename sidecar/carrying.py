@@ -31,7 +31,7 @@ from sidecar.secrets.desk import Action, Held, T, Want
 from sidecar.secrets.providers.port import Conflict, Missing, Provider, Reply
 from sidecar.surface.json_body import faithful
 from sidecar.surface.mounts import MountTable
-from sidecar.surface.operation import Operation, UpstreamRequest
+from sidecar.surface.operation import Named, Operation, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri, parse
 from sidecar.surface.secrets.operations import Act, operation
 from sidecar.trail import Stage, Trail
@@ -160,10 +160,6 @@ class RequestDesk:
         trail.forwarded = True
         await self._stages.write_down(trail, Event.SECRET_ERROR, Effect.ERROR, Phase.OUTCOME, Code.UPSTREAM_ERROR)
 
-    async def note_repeated(self) -> None:
-        """See `Desk.note_repeated`."""
-        await self._stages.write_down(self._trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
-
     def _provider(self, uri: SecretUri) -> Provider:
         return self._providers[uri.engine or uri.provider]
 
@@ -182,6 +178,13 @@ class Carrying:
     def released(self) -> frozenset[str] | None:
         """See `Held.released`."""
         return self._permit.verdict.obligations.release
+
+    async def repeat(self) -> None:
+        """See `Held.repeat`. The record names the endpoint, not the operation: that was not done again."""
+        trail, done = self._trail, self._permit.operation
+        trail.operation, trail.named = None, Named(trail.local, done.purpose, done.uri)
+        await self._stages.write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
+        self._permit.reservation.commit()
 
     def give_back(self) -> None:
         """See `Held.give_back`."""

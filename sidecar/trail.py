@@ -106,6 +106,7 @@ class Trail:
             correlation_id=self.correlation_id,
             span=Untraced(self.span.at),
             stage=Stage.SURFACE,
+            local=self.local,
             in_force=self.in_force,
             came_at=self.came_at,
             mounts=self.mounts,

@@ -69,6 +69,8 @@ _CHANGING: Final = frozenset(
 )
 _DONE: Final = frozenset({Event.SECRET_PERMIT, Event.SECRET_ERROR, Event.SECRET_ROTATED})
 _CREATING: Final = frozenset({"database.creds", "pki.issue", "pki.sign"})
+_AGAIN: Final = "secrets."
+"""How the operation of a record begins that tells of an endpoint's answer given again, not of what it once did."""
 
 
 def tells_of_mutation(fields: Mapping[str, Any]) -> bool:
@@ -76,7 +78,7 @@ def tells_of_mutation(fields: Mapping[str, Any]) -> bool:
 
     A refused mutation changed nothing. An intent is only written for mutations.
     """
-    if fields.get("event") not in _DONE:
+    if fields.get("event") not in _DONE or str(fields.get("operation")).startswith(_AGAIN):
         return False
     if fields.get("phase") == Phase.INTENT or fields.get("operation") in _CREATING:
         return True

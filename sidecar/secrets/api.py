@@ -7,7 +7,7 @@ from sidecar.errors import Code, Refused
 from sidecar.secrets import views
 from sidecar.secrets.bulk import BulkRequests
 from sidecar.secrets.changes import Changes
-from sidecar.secrets.desk import Desk, Reply
+from sidecar.secrets.desk import Desk, Reply, obtain_all, repeat_all
 from sidecar.secrets.idempotency import Idempotency
 from sidecar.secrets.provenance import Provenance
 from sidecar.secrets.transfers import Transfers
@@ -28,8 +28,26 @@ class SecretsApi:
         """Carries a request out. Raises `Refused`."""
         call.check_body(body)
         return await self._idempotency.once(
-            call, desk.caller, body, lambda: self._answer(call, body, desk), desk.note_repeated
+            call,
+            desk.caller,
+            body,
+            lambda: self._answer(call, body, desk),
+            lambda reply: self._again(call, body, desk, reply),
         )
+
+    async def _again(self, call: Call, body: bytes, desk: Desk, reply: Reply) -> Reply:
+        """An earlier answer once more, to who may have it now: permitted as a fresh request is, and not carried out."""
+        match call.endpoint:
+            case Endpoint.BULK:
+                return await self._bulk.again(desk, bodies.read(bodies.Bulk, body), reply)
+            case Endpoint.ROTATE:
+                rotate = bodies.read(bodies.Rotate, body)
+                permits = await obtain_all(desk, [Changes.wanted_for_rotation(desk.uri(rotate.uri), rotate)])
+            case _:
+                transfer = bodies.read(bodies.Transfer, body)
+                permits = await Transfers.permits(desk, transfer, move=call.endpoint is Endpoint.MOVE)
+        await repeat_all(permits)
+        return reply
 
     async def _answer(self, call: Call, body: bytes, desk: Desk) -> Reply:
         query, changes = call.query, self._changes

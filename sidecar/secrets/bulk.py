@@ -7,7 +7,7 @@ from typing import Any
 
 from sidecar.errors import Code, Refused
 from sidecar.secrets.changes import Changes, check_unversioned, check_whole, to_value
-from sidecar.secrets.desk import Desk, Held, Reply, Want
+from sidecar.secrets.desk import Desk, Held, Reply, Want, repeat_all
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets import bodies
 from sidecar.surface.secrets.operations import Act
@@ -48,6 +48,26 @@ class BulkRequests:
                 if not isinstance(permit, Refused):
                     permit.give_back()  # counts only where it was not used
         return Reply(200, {"results": results})
+
+    async def again(self, desk: Desk, body: bodies.Bulk, reply: Reply) -> Reply:
+        """An earlier answer once more: what may not be had any more is refused in its place."""
+        wanted = [_want(desk, each) for each in body.operations]
+        obtained = iter(await desk.obtain([want for want in wanted if isinstance(want, Want)]))
+        results = [dict(result) for result in reply.body["results"]]
+        permits: list[Held] = []
+        for want, result in zip(wanted, results, strict=True):
+            permit = next(obtained) if isinstance(want, Want) else want
+            if "error" in result:
+                if not isinstance(permit, Refused):
+                    permit.give_back()
+            elif not isinstance(permit, Refused):
+                permits.append(permit)
+            else:
+                named = {"op": result["op"], "uri": result["uri"]}
+                result.clear()
+                result.update(named, status=permit.status, error=error_of(permit))
+        await repeat_all(permits)
+        return Reply(reply.status, {"results": results})
 
     async def _carry_out(self, desk: Desk, each: Operation, uri: SecretUri, held: Held) -> tuple[int, dict[str, Any]]:
         changes = self._changes

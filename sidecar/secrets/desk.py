@@ -39,7 +39,8 @@ class Reply:
 
 
 class Held(Protocol):
-    """One permitted operation, not carried out yet. Exactly one of `use` and `give_back` follows."""
+    """One permitted operation, not carried out yet. Exactly one of `use`, `repeat` and `give_back` follows; a further
+    `give_back` does nothing."""
 
     @property
     def released(self) -> frozenset[str] | None:
@@ -48,6 +49,10 @@ class Held(Protocol):
     async def use(self, action: Action[T]) -> T:
         """Carries it out: the intent before, where something changes; the record before this returns. Raises `Refused`,
         recorded."""
+
+    async def repeat(self) -> None:
+        """What was carried out under an earlier permit is answered again: recorded, and a use spent, as for any answer.
+        Raises `Refused`, recorded."""
 
     def give_back(self) -> None:
         """Nothing was done; the use goes back."""
@@ -76,11 +81,30 @@ class Desk(Protocol):
     async def note_unstamped(self, uri: SecretUri) -> None:
         """Records that the maker of a secret could not be stamped on it."""
 
-    async def note_repeated(self) -> None:
-        """Records that the answer of an earlier request is given again; nothing is carried out."""
-
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         """Which of these the caller may know of, in one question to the PDP; no grants are opened."""
+
+
+async def obtain_all(desk: Desk, wants: Sequence[Want]) -> list[Held]:
+    """All of these permits, or none. Raises `Refused`, recorded."""
+    held = await desk.obtain(wants)
+    permits = [each for each in held if not isinstance(each, Refused)]
+    for each in held:
+        if isinstance(each, Refused):
+            for permit in permits:
+                permit.give_back()
+            raise each
+    return permits
+
+
+async def repeat_all(permits: Sequence[Held]) -> None:
+    """The answer that all of these were needed for is given again. Raises `Refused`, recorded."""
+    try:
+        for permit in permits:
+            await permit.repeat()
+    finally:
+        for permit in permits:
+            permit.give_back()  # counts only where it was not used
 
 
 async def obtain_one(desk: Desk, act: Act, uri: SecretUri, policy: str = "") -> Held:

@@ -1,7 +1,11 @@
 """`Idempotency-Key`: the same request sent again is carried out once, and answered as the first time.
 
-Kept by this process for a day at most and a bounded number of answers; what a restart forgets, rotate refuses or makes
-another version of, copy and move finish (see `transfers`). An answer holds URIs and versions, never a value.
+A key belongs to one caller (subject, client, key in hand), one endpoint and one body. Who sends it again is known,
+in scope and permitted anew, as any request is: an answer tells URIs and versions, and the caller may have lost its
+right to them since. It never holds a value.
+
+Kept by this process for a day at most and a bounded number of answers; what a restart forgets, rotate makes another
+version of, copy and move finish (see `transfers`).
 """
 
 from __future__ import annotations
@@ -12,9 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import TTLCache
-
-from sidecar.caller.identity import Caller
+from sidecar.caller.identity import BindingKind, Caller
 from sidecar.clock import Clock
 from sidecar.errors import Code, Refused
 from sidecar.secrets.desk import Reply
@@ -23,7 +25,8 @@ from sidecar.surface.secrets.endpoints import Call
 REMEMBERED: Final = 4096
 SECONDS: Final = 24 * 3600
 
-Key = tuple[str, str, str, str]
+Owner = tuple[str, str, str, BindingKind, str]
+Key = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -31,14 +34,17 @@ class _Seen:
     """One key's first request: what it was, and what became of it."""
 
     digest: bytes
+    expires: float
     answer: asyncio.Future[Reply]
 
 
 class Idempotency:
-    """Answers by caller, endpoint and key."""
+    """Answers by caller, endpoint and key. Where there are too many, whoever has most loses its oldest."""
 
     def __init__(self, clock: Clock) -> None:
-        self._seen: TTLCache[Key, _Seen] = TTLCache(REMEMBERED, SECONDS, timer=clock.elapsed)
+        self._clock = clock
+        self._seen: dict[Owner, dict[Key, _Seen]] = {}
+        self._count = 0
 
     async def once(
         self,
@@ -46,41 +52,68 @@ class Idempotency:
         caller: Caller,
         body: bytes,
         carry_out: Callable[[], Awaitable[Reply]],
-        note_repeated: Callable[[], Awaitable[None]],
+        again: Callable[[Reply], Awaitable[Reply]],
     ) -> Reply:
-        """The answer of the first request with this key; `note_repeated` records that it is given again. One that
-        failed is tried again.
+        """The answer of the first request with this key, let through by `again`. One that failed is tried again.
 
-        Raises `Refused`: MALFORMED_REQUEST where the key was another request's; what the first was refused with, to who
-        waited for it, to be recorded anew.
+        Raises `Refused`: IDEMPOTENCY_KEY_REUSED where the key was another request's; what the first was refused with,
+        to who waited for it, to be recorded anew; what `again` raises.
         """
         if not call.idempotency_key:
             return await carry_out()
-        key = (caller.issuer, caller.subject, call.endpoint, call.idempotency_key)
+        owner, key = _owner(caller), (str(call.endpoint), call.idempotency_key)
         digest = hashlib.sha256(f"{call.cas}\n".encode() + body).digest()
-        seen = self._seen.get(key)
+        seen = self._find(owner, key)
         if seen is not None:
             if seen.digest != digest:
-                raise Refused(Code.MALFORMED_REQUEST, "this Idempotency-Key was sent with another request")
+                raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was sent with another request")
             try:
                 reply = await asyncio.shield(seen.answer)
             except Refused as refused:
                 raise Refused(refused.code, refused.message, headers=refused.headers, wanted=refused.wanted) from None
-            await note_repeated()
-            return reply
+            return await again(reply)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
-        self._seen[key] = _Seen(digest, answer)
+        first = _Seen(digest, self._clock.elapsed() + SECONDS, answer)
+        self._keep(owner, key, first)
         try:
             reply = await carry_out()
         except BaseException as error:
-            self._seen.pop(key, None)
-            again = (
+            if self._find(owner, key) is first:
+                self._drop(owner, key)
+            answer.set_exception(
                 error
                 if isinstance(error, Refused)
                 else Refused(Code.OVERLOADED, "the first request was cut; try again")
             )
-            answer.set_exception(again)
             raise
         answer.set_result(reply)
         return reply
+
+    def _find(self, owner: Owner, key: Key) -> _Seen | None:
+        seen = self._seen.get(owner, {}).get(key)
+        if seen is not None and seen.expires <= self._clock.elapsed():
+            self._drop(owner, key)
+            return None
+        return seen
+
+    def _keep(self, owner: Owner, key: Key, seen: _Seen) -> None:
+        if self._count >= REMEMBERED:
+            most = max(self._seen, key=lambda each: len(self._seen[each]))
+            self._drop(most, next(iter(self._seen[most])))
+        self._seen.setdefault(owner, {})[key] = seen
+        self._count += 1
+
+    def _drop(self, owner: Owner, key: Key) -> None:
+        mine = self._seen[owner]
+        del mine[key]
+        self._count -= 1
+        if not mine:
+            del self._seen[owner]
+
+
+def _owner(caller: Caller) -> Owner:
+    """Another key in hand is another caller; a certificate that is the caller itself may be renewed."""
+    binding = caller.binding
+    thumbprint = "" if binding.names_subject else binding.thumbprint
+    return caller.issuer, caller.subject, caller.client_id, binding.kind, thumbprint

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sidecar.errors import Code, Refused
 from sidecar.secrets.changes import Changed, Changes, PathLocks, check_unversioned, same, to_value
-from sidecar.secrets.desk import Desk, Held, Reply, Want
+from sidecar.secrets.desk import Desk, Held, Reply, Want, obtain_all
 from sidecar.secrets.providers.port import Found, Provider, Values, Work
 from sidecar.secrets.views import pick
 from sidecar.surface.secret_uri import SecretUri
@@ -31,29 +31,33 @@ class Transfers:
     async def transfer(self, desk: Desk, body: Transfer, *, move: bool, resumed: bool) -> Reply:
         """Copies, or moves. `resumed` where the request carries an `Idempotency-Key`: it may be a retry."""
         source, target = desk.uri(body.fromUri), desk.uri(body.toUri)
-        _check(source, target, move=move)
-        wants = [Want(Act.READ, source), Want(Act.WRITE, target)]
-        if move:
-            wants.append(Want(Act.DELETE, source))
-        held = await desk.obtain(wants)
-        permits = [each for each in held if not isinstance(each, Refused)]
-        for each in held:
-            if isinstance(each, Refused):
-                for permit in permits:
-                    permit.give_back()
-                raise each
+        permits = await self.permits(desk, body, move=move)
         try:
             return await self._transfer(desk, permits, source, target, body.overwrite, resumed=resumed)
         finally:
             for permit in permits:
                 permit.give_back()  # counts only where it was not used
 
+    @staticmethod
+    async def permits(desk: Desk, body: Transfer, *, move: bool) -> list[Held]:
+        """What a transfer needs: to read the source, to write the target, for a move to delete the source. Raises
+        `Refused`."""
+        source, target = desk.uri(body.fromUri), desk.uri(body.toUri)
+        _check(source, target, move=move)
+        wants = [Want(Act.READ, source), Want(Act.WRITE, target)]
+        if move:
+            wants.append(Want(Act.DELETE, source))
+        permits = await obtain_all(desk, wants)
+        if permits[0].released is not None and source.fragment is None:
+            for permit in permits:
+                permit.give_back()
+            raise Refused(Code.OBLIGATION_UNMET, "the permit releases some keys of the source only; copy those by name")
+        return permits
+
     async def _transfer(
         self, desk: Desk, permits: list[Held], source: SecretUri, target: SecretUri, overwrite: bool, *, resumed: bool
     ) -> Reply:
         reading, writing, *deleting = permits
-        if reading.released is not None:
-            raise Refused(Code.OBLIGATION_UNMET, "the permit releases some keys of the source only; copy those by name")
         async with self._locks.of(min(source, target, key=str)):
             found: Found = await reading.use(lambda work, provider: provider.read(work, source))
             value = pick(source, found.values)

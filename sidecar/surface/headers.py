@@ -41,7 +41,10 @@ _METHOD: Final = Decision("refused", "another method than the request's, for who
 
 HEADERS: Final[Mapping[str, Decision]] = {
     "x-vault-token": Decision("read", "the caller's credential; a second one is `AMBIGUOUS_CREDENTIALS`"),
-    "x-vault-namespace": Decision("read", "one form for each namespace; OpenBao gets the one that was read"),
+    "x-vault-namespace": Decision(
+        "read",
+        "one form for each namespace; OpenBao gets what was read; the Secrets API, whose URIs name it, takes none",
+    ),
     "x-vault-request": Decision("read", "all clients send it; asked for where the pod itself is the caller"),
     "x-vault-wrap-ttl": Decision(
         "refused unless zero", "a wrapped answer is a secret in a token that anybody could unwrap", _no_wrapping

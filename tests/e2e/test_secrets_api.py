@@ -316,7 +316,7 @@ def test_an_idempotency_key_carries_out_once(api: Api) -> None:
     again = api("POST", "/rotate", body, {"Idempotency-Key": "key-1"})
     assert first.json() == again.json() == {"uri": uri("api/once#k"), "version": 2, "previous_version": 1}
     other = api("POST", "/rotate", body | {"value": "2"}, {"Idempotency-Key": "key-1"})
-    assert (other.status_code, other.json()["code"]) == (400, "MALFORMED_REQUEST")
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
 def test_a_release_obligation_holds(process: SidecarProcess) -> None:

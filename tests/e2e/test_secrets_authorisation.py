@@ -14,6 +14,8 @@ from typing import Any, Final
 import pytest
 import requests
 
+from sidecar.client.key import DPoPKey
+from sidecar.client.requests import DPoPAuth
 from sidecar.surface.operation import SCOPE, Purpose
 from sidecar.surface.secrets import openapi
 from sidecar.surface.secrets.endpoints import ROWS, Endpoint
@@ -24,8 +26,16 @@ from tests.support.tokens import Issuer
 pytestmark = pytest.mark.real
 
 ALL_SCOPES: Final = frozenset(SCOPE.values())
-POLICIES: Final = '@ttl_seconds("60") @max_uses("1000000")\npermit (principal, action, resource);\n' + "\n".join(
-    f'forbid (principal == Workload::"no-{purpose}", action == Action::"{purpose}", resource);' for purpose in Purpose
+POLICIES: Final = """
+@ttl_seconds("60") @max_uses("1000000")
+permit (principal, action, resource);
+@ttl_seconds("60") @max_uses("1")
+permit (principal == Workload::"once", action, resource);
+""" + "\n".join(
+    f'forbid (principal == Workload::"no-{purpose}", action == Action::"{purpose}", resource);\n'
+    f'forbid (principal, action == Action::"{purpose}", resource)\n'
+    f'when {{ context has workflow_run_id && context.workflow_run_id == "no-{purpose}" }};'
+    for purpose in Purpose
 )
 
 
@@ -87,11 +97,15 @@ class World:
 
     def __init__(self, process: SidecarProcess, openbao: OpenBao) -> None:
         self.process = process
+        self.openbao = openbao
         self.kv = openbao.root().secrets.kv.v2
         self.versions = {
             mount: self.kv.create_or_update_secret("held", {"a": "canary-held"}, mount_point=mount)["data"]["version"]
             for mount in ("secret", "team/kv")
         }
+        for namespace in ("own", "other"):
+            kv = openbao.root(namespace).secrets.kv.v2
+            kv.create_or_update_secret("held", {"a": f"canary-held-{namespace}"}, mount_point="kv")
 
     def held(self, mount: str) -> tuple[Any, int]:
         """The value and version of what an attacker is after."""
@@ -124,17 +138,25 @@ class World:
         scopes: frozenset[str] = ALL_SCOPES,
         headers: dict[str, str] | None = None,
         token: str = "",
+        key: DPoPKey | None = None,
+        **claims: Any,
     ) -> requests.Response:
         row = next(row for row in ROWS if row.endpoint is each.endpoint)
-        token = token or self.process.issuer.token(sub=subject, scope=" ".join(sorted(scopes)))
+        token = token or self.token(subject, scopes, **claims)
+        bearer = {} if key else {"Authorization": f"Bearer {token}"}
         return requests.request(
             row.method,
             f"{self.process.url}/api/secrets{row.path}",
             params=_filled(each.query, names),
             json=_filled(each.body, names),
-            headers={"Authorization": f"Bearer {token}", **(headers or {})},
+            headers=bearer | (headers or {}),
+            auth=DPoPAuth(key, token) if key else None,
             timeout=30,
         )
+
+    def token(self, subject: str, scopes: frozenset[str] = ALL_SCOPES, **claims: Any) -> str:
+        """A token of this subject's."""
+        return self.process.issuer.token(sub=subject, scope=" ".join(sorted(scopes)), **claims)
 
 
 def of(records: list[dict[str, Any]], answer: requests.Response) -> list[dict[str, Any]]:
@@ -161,16 +183,21 @@ def world(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Is
         root.sys.enable_secrets_engine("transit")
     if "team/kv/" not in mounted:
         root.sys.enable_secrets_engine("kv", path="team/kv", options={"version": "2"})
+    for namespace in ("own", "other"):
+        root.write_data(f"sys/namespaces/{namespace}")
+        openbao.root(namespace).sys.enable_secrets_engine("kv", path="kv", options={"version": "2"})
     overrides = {
         "identity": {"binding": "preferred"},
-        "anti_replay": {"unbound_token": "off"},
+        "anti_replay": {"unbound_token": "per_grant", "bound_token": "single_use"},
         "scopes": {"enforce": True},
         "mounts": [
             {"path": "secret", "engine": "kv2"},
             {"path": "team/kv", "engine": "kv2"},
             {"path": "transit", "engine": "transit"},
+            {"path": "kv", "engine": "kv2", "namespace": "own"},
+            {"path": "kv", "engine": "kv2", "namespace": "other"},
         ],
-        "tenant": {"allowed_mounts": ["secret", "transit"]},
+        "tenant": {"allowed_mounts": ["secret", "transit", "own/kv"]},
     }
     process = SidecarProcess(tmp_path_factory.mktemp("authorisation"), openbao, issuer, overrides)
     (process.policies / "policies.cedar").write_text(POLICIES)
@@ -357,6 +384,128 @@ def test_names_that_cannot_be_asked_for_are_not_listed(world: World) -> None:
         assert read.json()["uri"] == item["uri"]
 
 
+# -- sent again ----------------------------------------------------------------------------------------------------
+IDEMPOTENT: Final = [pair for pair in PAIRS if next(row for row in ROWS if row.endpoint is pair[0].endpoint).idempotent]
+
+
+def test_who_lost_a_purpose_or_a_scope_gets_no_earlier_answer(world: World) -> None:
+    """Every endpoint that takes an Idempotency-Key × each purpose of it: the same request and key again is decided as a
+    fresh one is, and changes nothing. The same caller with its right gets its answer."""
+    assert {each.endpoint for each, _ in IDEMPOTENT} == {row.endpoint for row in ROWS if row.idempotent}
+    denied = []
+    for each, purpose in IDEMPOTENT:
+        names, key = world.fresh(), {"Idempotency-Key": f"key-{uuid.uuid4().hex}"}
+        first = world.ask(each, names, headers=key)
+        assert outcome(first)[0] in (200, 201), first.text
+        before = world.state(names)
+        by_policy = world.ask(each, names, headers=key, workflow_run_id=f"no-{purpose}")
+        by_scope = world.ask(each, names, headers=key, scopes=ALL_SCOPES - {SCOPE[purpose]})
+        assert outcome(by_policy) == (403, "POLICY_DENIED"), (each, by_policy.text)
+        assert outcome(by_scope) == (403, "SCOPE_MISSING"), (each, by_scope.text)
+        for refused in (by_policy, by_scope):
+            assert "version" not in refused.text, (each, refused.text)
+        repeated = world.ask(each, names, headers=key)
+        assert repeated.json() == first.json(), each
+        assert world.state(names) == before, each
+        denied.append((each, purpose, by_policy, repeated))
+    records = world.process.records()
+    for each, purpose, by_policy, repeated in denied:
+        deny = [record for record in of(records, by_policy) if record["effect"] == "deny"]
+        assert [(record["purpose"], record["code"]) for record in deny] == [(purpose, "POLICY_DENIED")], each
+        own = of(records, repeated)
+        assert {record["purpose"] for record in own} == {str(one) for one in each.purposes}, each
+        assert all(record["resource_ref"] and record["phase"] == "outcome" for record in own), each
+        assert {record["operation"] for record in own} == {f"secrets.{each.endpoint}"}, each
+
+
+def test_a_token_of_single_use_is_used_once_at_every_endpoint(world: World) -> None:
+    """A bound token, each time with a fresh proof: what was done is not done again."""
+    for number, each in enumerate(TRIES):
+        names, key = world.fresh(), DPoPKey.generate()
+        token = world.token(f"single-{number}", cnf={"jkt": key.thumbprint})
+        done = world.ask(each, names, token=token, key=key)
+        assert outcome(done)[0] in (200, 201), (each, done.text)
+        before = world.state(names)
+        replayed = world.ask(each, names, token=token, key=key)
+        assert outcome(replayed) == (403, "TOKEN_REPLAYED"), (each, replayed.text)
+        assert world.state(names) == before, each
+
+
+def test_a_token_opens_a_grant_once_at_every_endpoint(world: World) -> None:
+    """Its one use is spent; listings open no grants. An Idempotency-Key helps nobody over it."""
+    for each in TRIES:
+        if each.filtered:
+            continue
+        row = next(row for row in ROWS if row.endpoint is each.endpoint)
+        names, token = world.fresh(), world.token("once")
+        key = {"Idempotency-Key": f"key-{uuid.uuid4().hex}"} if row.idempotent else {}
+        done = world.ask(each, names, token=token, headers=key)
+        assert outcome(done)[0] in (200, 201), (each, done.text)
+        before = world.state(names)
+        replayed = world.ask(each, names, token=token, headers=key)
+        assert outcome(replayed) == (403, "TOKEN_REPLAYED"), (each, replayed.text)
+        assert world.state(names) == before, each
+
+
+def test_a_bulk_sent_again_is_decided_operation_by_operation(world: World) -> None:
+    """What may not be had any more is refused in its place, the rest is answered as before."""
+    names, key = world.fresh(), {"Idempotency-Key": f"key-{uuid.uuid4().hex}"}
+    operations = [
+        {"op": "set", "uri": "{uri}#b", "value": "1"},
+        {"op": "rotate", "uri": "{uri}#a", "value": "2"},
+        {"op": "delete", "uri": "{new}"},
+    ]
+    each = Try(Endpoint.BULK, (), {"operations": operations})
+    first = world.ask(each, names, headers=key).json()["results"]
+    assert [one["status"] for one in first] == [200, 200, 404]
+    second = world.ask(each, names, headers=key, workflow_run_id="no-rotate").json()["results"]
+    assert (second[0], second[2]) == (first[0], first[2])
+    assert second[1].keys() == {"op", "uri", "status", "error"}
+    assert (second[1]["status"], second[1]["error"]["code"]) == (403, "POLICY_DENIED")
+
+
+def test_a_key_of_another_body_is_refused(world: World) -> None:
+    names, key = world.fresh(), {"Idempotency-Key": f"key-{uuid.uuid4().hex}"}
+    assert world.ask(Try(Endpoint.ROTATE, (), {"uri": "{uri}#a", "value": "x"}), names, headers=key).ok
+    other = world.ask(Try(Endpoint.ROTATE, (), {"uri": "{uri}#a", "value": "y"}), names, headers=key)
+    assert outcome(other) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
+# -- namespaces ----------------------------------------------------------------------------------------------------
+def test_a_namespace_is_named_by_the_uri_alone(world: World) -> None:
+    """Whatever a header says beside it is refused: it would be believed here or there, and nobody could tell where."""
+    own = {"{uri}": "openbao+kv2://own/kv/held", "{new}": "openbao+kv2://own/kv/new"}
+    read = Try(Endpoint.VALUE, (), query={"uri": "{uri}"})
+    assert world.ask(read, own).json()["value"] == {"a": "canary-held-own"}
+    for each in TRIES:
+        for namespace in ("own", "other", "own/", "/", "root"):
+            answer = world.ask(each, own, headers={"X-Vault-Namespace": namespace})
+            assert outcome(answer) == (400, "DOUBLE_MOUNT_SOURCE"), (each, answer.text)
+    assert world.ask(read, own).json() == {"uri": own["{uri}"], "version": 1, "value": {"a": "canary-held-own"}}
+
+
+@pytest.mark.parametrize(
+    "mount", ["other/kv", "kv", "own/other/kv", "own/../other/kv", "other", "/other/kv", "Own/kv", "own//kv", "root/kv"]
+)
+def test_another_namespace_is_out_of_reach(world: World, mount: str) -> None:
+    """By any endpoint, by any spelling."""
+    names = {"{uri}": f"openbao+kv2://{mount}/held", "{new}": f"openbao+kv2://{mount}/new"}
+    for each in TRIES:
+        answer = world.ask(each, names)
+        assert outcome(answer)[0] == 400, (each, answer.text)
+        assert "canary" not in answer.text
+    kv = world.openbao.root("other").secrets.kv.v2
+    held = kv.read_secret_version("held", mount_point="kv", raise_on_deleted_version=True)["data"]
+    assert (held["data"], held["metadata"]["version"]) == ({"a": "canary-held-other"}, 1)
+
+
+def test_headers_that_ask_for_what_is_not_served_are_refused(world: World) -> None:
+    """Dropped, they would have the caller believe in what did not happen."""
+    for header in ({"X-Vault-Wrap-TTL": "60"}, {"X-HTTP-Method-Override": "DELETE"}, {"X-Vault-Inline-Auth-Path": "x"}):
+        answer = world.ask(Try(Endpoint.VALUE, (), query={"uri": HELD}), {}, headers=header)
+        assert outcome(answer) == (403, "OPERATION_FORBIDDEN"), header
+
+
 def test_an_idempotency_key_of_another_caller_is_another_key(world: World) -> None:
     names = world.fresh()
     each = Try(Endpoint.ROTATE, (), {"uri": "{uri}#a", "value": "mine"})
@@ -366,7 +515,11 @@ def test_an_idempotency_key_of_another_caller_is_another_key(world: World) -> No
     again = world.ask(each, names, "one", headers=key)
     assert again.json()["version"] == 3
     (record,) = of(world.process.records(), again)
-    assert (record["operation"], record["effect"]) == ("secrets.rotateSecret", "permit")
+    assert (record["operation"], record["effect"], record["event"]) == (
+        "secrets.rotateSecret",
+        "permit",
+        "SECRET_PERMIT",
+    )
     denied = world.ask(each, names, f"no-{Purpose.ROTATE}", headers=key)
     assert outcome(denied) == (403, "POLICY_DENIED")
 

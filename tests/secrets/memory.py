@@ -112,6 +112,9 @@ class _Held:
     async def use(self, action: Action[T]) -> T:
         return await action(_Work(self._operation), self._desk.provider)
 
+    async def repeat(self) -> None:
+        self._desk.noted.append(f"again {self._operation.name}")
+
     def give_back(self) -> None:
         pass
 
@@ -139,9 +142,6 @@ class MemoryDesk:
 
     async def note_unstamped(self, uri: SecretUri) -> None:
         self.noted.append(f"unstamped {uri}")
-
-    async def note_repeated(self) -> None:
-        self.noted.append("repeated")
 
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         return [True] * len(uris)

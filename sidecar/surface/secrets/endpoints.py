@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from sidecar.door.head import Head
 from sidecar.errors import Code, Refused
+from sidecar.surface.headers import check_headers
 from sidecar.surface.json_body import check_media_type
 from sidecar.surface.operation import Purpose
 from sidecar.surface.secret_uri import whole_number
@@ -188,8 +189,11 @@ class Call:
 def recognise(head: Head) -> Call:
     """The endpoint that a request asks for, with its query and headers read.
 
-    Raises `Refused`: OPERATION_FORBIDDEN where there is none, AMBIGUOUS_QUERY, MALFORMED_REQUEST.
+    Raises `Refused`: OPERATION_FORBIDDEN where there is none, AMBIGUOUS_QUERY, MALFORMED_REQUEST, DOUBLE_MOUNT_SOURCE.
     """
+    check_headers(head.headers)
+    if head.headers.get("x-vault-namespace"):
+        raise Refused(Code.DOUBLE_MOUNT_SOURCE, "a secret URI names its namespace itself; send no X-Vault-Namespace")
     row = _INDEX.get((head.method, head.path))
     if row is None:
         if head.path in _PATHS:
