@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import gc
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import structlog
@@ -19,7 +18,6 @@ from aiohttp import web
 
 from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.journal import Journal, JournalError
-from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
@@ -40,6 +38,7 @@ from sidecar.door.server import Door
 from sidecar.door.tls import ListenerTls
 from sidecar.enforcement import Enforcement
 from sidecar.errors import Refused
+from sidecar.footprint import settle
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
 from sidecar.mount_source import MountSource, vault_api
@@ -50,7 +49,6 @@ from sidecar.ops.logs import configure as configure_logs
 from sidecar.ops.logs import register_secret
 from sidecar.ops.revalidate import add_revalidate
 from sidecar.resource_attributes import ResourceAttributes
-from sidecar.revocation_feed import RevocationFeed
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers import providers
@@ -63,6 +61,10 @@ from sidecar.upstream.lease_tokens import LeaseTokens
 from sidecar.upstream.logins import Logins
 from sidecar.upstream.pool import exact_session
 from sidecar.upstream.release import Release
+
+if TYPE_CHECKING:  # whoever has no Kafka does not load its client: 6 MiB, a tenth of a second
+    from sidecar.audit.kafka import KafkaShipper
+    from sidecar.revocation_feed import RevocationFeed
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +108,7 @@ async def _serve(config: Config) -> int:
             _log.error("cannot start", reason=str(error))
             return 1
         # From here on an exception is a fault of ours, whose words are not told.
-        gc.freeze()  # what start-up built lives as long as the process: the collector need not walk it
+        settle()
         while not stop.is_set():
             waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +172,8 @@ class Sidecar:
         )
         stack.push_async_callback(journal.close)
         if with_kafka:
+            from sidecar.audit.kafka import KafkaShipper
+
             self._shipper = KafkaShipper(config.audit.kafka, journal, clock)
             self._shipper.start()
             stack.push_async_callback(self._shipper.stop)
@@ -213,6 +217,8 @@ class Sidecar:
         self._revocations = Revocations(self._decider, journal, self._refs, config.tenant.id or "")
         stack.push_async_callback(self._revocations.settle)
         if config.revocations.topic:
+            from sidecar.revocation_feed import RevocationFeed
+
             self._feed = RevocationFeed(config.revocations, config.audit.kafka, self._revocations, clock)
             self._background(self._feed.run())
         if self._authzen is not None:

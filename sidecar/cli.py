@@ -13,6 +13,7 @@ from sidecar import __version__
 from sidecar.config import Config, ConfigError, effective, load
 from sidecar.dev.commands import app as dev
 from sidecar.errors import Refused
+from sidecar.footprint import without
 
 app = typer.Typer(
     name="sidecar",
@@ -36,7 +37,8 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """The console script."""
-    from sidecar.ops.logs import take_last_words
+    with without("rich"):  # structlog would load it for tracebacks of a style that is not ours
+        from sidecar.ops.logs import take_last_words
 
     take_last_words()
     app()

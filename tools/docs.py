@@ -145,6 +145,8 @@ def metrics_page() -> str:
         "",
         "Written from `sidecar/ops/metrics.py` by `make docs`. `/metrics` on the operations listener: Prometheus text,",
         "or OpenMetrics by `Accept`. No label carries a path, a subject or a token: its values are a closed set.",
+        "Beside these, what Prometheus' clients tell of every process: `process_resident_memory_bytes`,",
+        "`process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`.",
         "",
         "| metric | type | labels | says |",
         "|---|---|---|---|",

@@ -137,8 +137,9 @@ class ControlPlane:
 def _session(upstream: Upstream) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
+    adapter = _Adapter(upstream)  # one, since its context holds what this machine trusts: a megabyte
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _Adapter(upstream))
+        session.mount(scheme, adapter)
     return session
 
 
