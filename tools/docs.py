@@ -1,4 +1,5 @@
-"""Writes the generated pages of docs/reference from the code: `make docs`. A test holds them against it."""
+"""Writes what is generated from the code, the pages of docs/reference and a part of the chart's schema: `make docs`.
+Tests hold them against it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from sidecar.config import ENVIRONMENT_NAMES, Config
 from sidecar.errors import STATUS, Code
 from sidecar.ops import metrics
 from sidecar.surface.secrets import openapi
-from tools import chart_docs, surface_docs
+from tools import chart_docs, chart_extra, surface_docs
 
 ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
 _ATTACK = re.compile(r"(?:async )?def test_(?P<group>[a-z]+)_(?P<number>\d\d)_(?P<what>\w+)")
@@ -178,6 +179,8 @@ def main() -> None:
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
         print(f"written: docs/reference/{name}")
+    chart_extra.write()
+    print("written: deploy/k8s/chart/values.schema.json, ops.extraConfig")
 
 
 if __name__ == "__main__":

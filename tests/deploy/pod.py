@@ -37,8 +37,9 @@ def pod_spec(manifests: Manifests) -> dict[str, Any]:
 
 
 def sidecar_container(manifests: Manifests) -> dict[str, Any]:
-    """The sidecar's container."""
-    (found,) = pod_spec(manifests)["initContainers"]
+    """The sidecar's container: beside an application an init container, in a gateway the only one."""
+    spec = pod_spec(manifests)
+    (found,) = spec.get("initContainers", spec["containers"])
     return dict(found)
 
 

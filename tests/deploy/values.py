@@ -24,7 +24,9 @@ LEAST: Final[dict[str, Any]] = {
 def values(changes: Mapping[str, Any] | None = None, *, example: bool = True) -> dict[str, Any]:
     """The least values with changes, given by dotted key, on top; with the example unless told otherwise."""
     tree = copy.deepcopy(LEAST)
-    for key, value in ({"example.enabled": example} | dict(changes or {})).items():
+    given = dict(changes or {})
+    beside = example and not given.get("gateway.enabled", False)
+    for key, value in ({"example.enabled": beside} | given).items():
         *sections, last = key.split(".")
         node = tree
         for section in sections:
@@ -146,8 +148,68 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
         "ops.upstream.auth.mode": "passthrough",
         "ops.mounts": [{"path": "secret", "engine": "kv2"}],
     },
-    "a shared replay store": {"ops.antiReplay.store": "valkey://valkey:6379"},
+    "a shared replay store": {
+        "ops.antiReplay.store": "valkeys://sidecar@valkey:6379",
+        "ops.antiReplay.storePasswordSecret": "valkey-login",
+        "ops.antiReplay.storeCaSecret": "valkey-ca",
+    },
+    "the pod as a caller": {
+        "ops.identity.pod.enabled": True,
+        "ops.identity.issuers": [
+            {
+                "issuer": "https://kubernetes.default.svc.cluster.local",
+                "kind": "kubernetes",
+                "jwksUri": "https://kubernetes.default.svc/openid/v1/jwks",
+                "caConfigMap": "kube-root-ca.crt",
+                "tokenAudience": "https://kubernetes.default.svc.cluster.local",
+            }
+        ],
+    },
+    "what has no value": {
+        "ops.extraConfig": {
+            "grants": {"on_binding_change": "separate"},
+            "limits": {"max_in_flight": 1000},
+            "authorization": {
+                "cedar": {"schema": "/run/sidecar/extra/schema.json"},
+                "candidate": {"pdp": "cedar", "cedar": {"policies": "/run/sidecar/extra/candidate"}},
+                "recordings": {"file": "/var/lib/sidecar/decisions"},
+            },
+        },
+        "ops.extraFiles": [
+            {"configMap": {"name": "schema", "items": [{"key": "schema.json", "path": "schema.json"}]}},
+            {"configMap": {"name": "next", "items": [{"key": "app.cedar", "path": "candidate/app.cedar"}]}},
+        ],
+    },
+    "egress": {
+        "networkPolicy.egress": [
+            {"namespace": "openbao", "podLabels": {"app.kubernetes.io/name": "openbao"}, "ports": [8200]},
+            {"cidr": "10.20.0.0/16", "ports": [9093, 443]},
+        ]
+    },
 }
-"""Cases whose configuration the sidecar takes."""
+"""Cases whose configuration the sidecar takes, beside an application."""
+
+GATEWAY: Final[dict[str, Any]] = _KAFKA | {
+    "gateway.enabled": True,
+    "gateway.publicUrls": ["https://secrets.acme.example"],
+    "gateway.tls.secret": "gateway-tls",
+    "ops.antiReplay.store": "valkeys://sidecar@valkey.acme.svc:6379",
+    "ops.antiReplay.storePasswordSecret": "valkey-login",
+}
+GATEWAYS: Final[dict[str, dict[str, Any]]] = {
+    "gateway": GATEWAY,
+    "gateway with client certificates": GATEWAY
+    | {"gateway.tls.clientCert": "optional", "gateway.tls.clientCaConfigMap": "clients-ca"},
+    "gateway in a mesh": GATEWAY
+    | {
+        "gateway.podLabels": {"mesh.example/revision": "stable"},
+        "gateway.podAnnotations": {"mesh.example/inject": "true"},
+        "gateway.clientNamespaces": ["shop", "billing"],
+        "gateway.service.sessionAffinity": "ClientIP",
+        "ops.metrics.serviceMonitor": True,
+    },
+    "gateway on IPv6": GATEWAY | {"sidecar.operationsAddress": "[::]:9102", "gateway.replicas": 5},
+}
+"""Cases of the gateway; the same."""
 
 CASES: Final = BUILT

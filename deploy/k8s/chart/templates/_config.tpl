@@ -3,6 +3,12 @@ The sidecar's configuration file. It is built as a tree and written by toYaml as
 holds, and never becomes structure. Paths are those of _container.tpl.
 */}}
 {{- define "openbao-sidecar.config" -}}
+{{- /* What has no value of its own. The problems have refused what is written already: nothing is overwritten here. */ -}}
+{{- toYaml (mergeOverwrite (include "openbao-sidecar.written" . | fromYaml) (deepCopy .Values.ops.extraConfig)) -}}
+{{- end -}}
+
+{{/* What the chart writes itself. */}}
+{{- define "openbao-sidecar.written" -}}
 {{- $ops := .Values.ops -}}
 
 {{- $auth := dict "mode" $ops.upstream.auth.mode -}}
@@ -45,6 +51,7 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 {{- with $given.algorithms }}{{ $_ := set $issuer "algorithms" . }}{{ end -}}
 {{- with (default $given.token_types $given.tokenTypes) }}{{ $_ := set $issuer "token_types" . }}{{ end -}}
 {{- if $given.caConfigMap }}{{ $_ := set $issuer "ca_file" (printf "/etc/sidecar/trust/issuer-%d.crt" $index) }}{{ end -}}
+{{- if $given.tokenAudience }}{{ $_ := set $issuer "token_file" (printf "/run/sidecar/token/issuer-%d" $index) }}{{ end -}}
 {{- $issuers = append $issuers $issuer -}}
 {{- end -}}
 
@@ -103,9 +110,29 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 -}}
 {{- if $ops.revocations.tokenSecret }}{{ $_ := set $listener "token_file" "/run/sidecar/secrets/revocations/token" }}{{ end -}}
 
+{{- $identity := dict
+  "required" $ops.api.requireAuth
+  "audience" $ops.api.audience
+  "binding" $ops.identity.binding
+  "issuers" $issuers
+-}}
+{{- if $ops.identity.pod.enabled -}}
+{{- $_ := set $identity "pod" (dict "enabled" true "token_file" "/run/sidecar/token/pod") -}}
+{{- end -}}
+
+{{- $replay := dict
+  "window_seconds" $ops.antiReplay.windowSeconds
+  "dpop_nonce" $ops.antiReplay.dpopNonce
+  "store" $ops.antiReplay.store
+-}}
+{{- if $ops.antiReplay.storePasswordSecret -}}
+{{- $_ := set $replay "store_password_file" "/run/sidecar/secrets/store/password" -}}
+{{- end -}}
+{{- if $ops.antiReplay.storeCaSecret }}{{ $_ := set $replay "store_ca_file" "/etc/sidecar/trust/store.crt" }}{{ end -}}
+
 {{- $config := dict
   "environment" $ops.environment
-  "listen" (dict "address" "127.0.0.1:8200")
+  "listen" (include "openbao-sidecar.listen" . | fromYaml)
   "upstream" (dict
     "provider" $ops.upstream.provider
     "address" $ops.upstream.address
@@ -116,11 +143,7 @@ holds, and never becomes structure. Paths are those of _container.tpl.
     "id" $ops.tenant.id
     "allowed_mounts" $ops.tenant.allowedMounts
     "salt_file" "/run/sidecar/secrets/salt")
-  "identity" (dict
-    "required" $ops.api.requireAuth
-    "audience" $ops.api.audience
-    "binding" $ops.identity.binding
-    "issuers" $issuers)
+  "identity" $identity
   "scopes" (dict "enforce" $ops.api.enforceScopes)
   "authorization" $authorization
   "grants" (dict
@@ -128,10 +151,7 @@ holds, and never becomes structure. Paths are those of _container.tpl.
     "default_max_uses" $ops.grants.defaultMaxUses
     "max_ttl_seconds" $ops.grants.maxTtlSeconds
     "negative_ttl_seconds" $ops.grants.negativeTtlSeconds)
-  "anti_replay" (dict
-    "window_seconds" $ops.antiReplay.windowSeconds
-    "dpop_nonce" $ops.antiReplay.dpopNonce
-    "store" $ops.antiReplay.store)
+  "anti_replay" $replay
   "audit" $audit
   "revocations" (dict "topic" $ops.revocations.topic)
   "ops" $listener

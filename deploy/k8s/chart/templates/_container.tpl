@@ -1,11 +1,16 @@
-{{/* The sidecar in a pod: a native sidecar (an init container that stays), and the volumes that only it mounts. */}}
+{{/*
+The sidecar in a pod: a native sidecar (an init container that stays), or a gateway's only container, and the volumes
+that only it mounts.
+*/}}
 {{- define "openbao-sidecar.container" -}}
 {{- $ops := .Values.ops -}}
 {{- $own := include "openbao-sidecar.ownLogin" . -}}
 name: openbao-sidecar
 image: {{ include "openbao-sidecar.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
+{{- if not .Values.gateway.enabled }}
 restartPolicy: Always
+{{- end }}
 args: ["serve", "--config", "/etc/sidecar/config/config.yaml"]
 {{- $env := list }}
 {{- $role := and $ops.upstream.auth.role (ne $ops.upstream.auth.mode "exchange") }}
@@ -20,6 +25,11 @@ env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 ports:
+  {{- if .Values.gateway.enabled }}
+  - name: https
+    containerPort: 8200
+    protocol: TCP
+  {{- end }}
   - name: operations
     containerPort: 9102
     protocol: TCP
@@ -28,7 +38,7 @@ startupProbe:
   httpGet: {path: /readyz, port: 9102}
   periodSeconds: 1
   failureThreshold: {{ int64 .Values.sidecar.startupSeconds }}
-{{- if .Values.sidecar.podReadiness }}
+{{- if or .Values.sidecar.podReadiness .Values.gateway.enabled }}
 readinessProbe:
   httpGet: {path: /readyz, port: 9102}
   periodSeconds: 5
@@ -40,6 +50,14 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+{{- if .Values.gateway.enabled }}
+# Endpoints learn late that a pod ends: it goes on serving for as long as clients may still be sent here. The kubelet
+# sleeps; the image has nothing that could.
+lifecycle:
+  preStop:
+    sleep:
+      seconds: {{ int64 .Values.gateway.lingerSeconds }}
+{{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
@@ -61,8 +79,14 @@ volumeMounts:
   - {name: sidecar-trust, mountPath: /etc/sidecar/trust, readOnly: true}
   {{- end }}
   - {name: sidecar-secrets, mountPath: /run/sidecar/secrets, readOnly: true}
-  {{- if include "openbao-sidecar.projectsToken" . }}
+  {{- if include "openbao-sidecar.tokens" . }}
   - {name: sidecar-token, mountPath: /run/sidecar/token, readOnly: true}
+  {{- end }}
+  {{- if .Values.ops.extraFiles }}
+  - {name: sidecar-extra, mountPath: /run/sidecar/extra, readOnly: true}
+  {{- end }}
+  {{- if .Values.gateway.enabled }}
+  - {name: sidecar-listener, mountPath: /run/sidecar/listener, readOnly: true}
   {{- end }}
   - {name: sidecar-spool, mountPath: /var/lib/sidecar}
 {{- end -}}
@@ -127,16 +151,41 @@ volumeMounts:
           items:
             - {key: token, path: revocations/token}
       {{- end }}
-{{- if include "openbao-sidecar.projectsToken" . }}
-# Its audience is nobody else's, and only the sidecar mounts it: OpenBao's role, bound to that audience, is out of the
-# application's reach.
+      {{- with $ops.antiReplay.storePasswordSecret }}
+      - secret:
+          name: {{ . | quote }}
+          items:
+            - {key: password, path: store/password}
+      {{- end }}
+{{- with include "openbao-sidecar.tokens" . }}
+# Each has an audience of its own, and only the sidecar mounts them: OpenBao's role, bound to its audience, is out of
+# the application's reach.
 - name: sidecar-token
   projected:
     sources:
-      - serviceAccountToken:
-          audience: {{ $ops.upstream.auth.audience | quote }}
-          expirationSeconds: 3600
-          path: token
+      {{- . | nindent 6 }}
+{{- end }}
+{{- with $ops.extraFiles }}
+- name: sidecar-extra
+  projected:
+    sources:
+      {{- toYaml . | nindent 6 }}
+{{- end }}
+{{- if .Values.gateway.enabled }}
+- name: sidecar-listener
+  projected:
+    sources:
+      - secret:
+          name: {{ .Values.gateway.tls.secret | quote }}
+          items:
+            - {key: tls.crt, path: tls.crt}
+            - {key: tls.key, path: tls.key}
+      {{- with .Values.gateway.tls.clientCaConfigMap }}
+      - configMap:
+          name: {{ . | quote }}
+          items:
+            - {key: ca.crt, path: ca.crt}
+      {{- end }}
 {{- end }}
 - name: sidecar-spool
   emptyDir:
@@ -163,6 +212,32 @@ volumeMounts:
 {{- end -}}
 {{- if and $ops.kafka.bootstrapServers $ops.kafka.caSecret -}}
 {{- $sources = append $sources (dict "secret" (dict "name" $ops.kafka.caSecret "items" (list (dict "key" "ca.crt" "path" "kafka.crt")))) -}}
+{{- end -}}
+{{- with $ops.antiReplay.storeCaSecret -}}
+{{- $sources = append $sources (dict "secret" (dict "name" . "items" (list (dict "key" "ca.crt" "path" "store.crt")))) -}}
+{{- end -}}
+{{- if $sources -}}
+{{- toYaml $sources -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The projected service-account tokens, as sources of one projected volume; empty where there are none: for OpenBao's
+login, for the pod itself as a caller, and for fetching the keys of an issuer that asks for a token, as a cluster does.
+*/}}
+{{- define "openbao-sidecar.tokens" -}}
+{{- $ops := .Values.ops -}}
+{{- $sources := list -}}
+{{- if include "openbao-sidecar.projectsToken" . -}}
+{{- $sources = append $sources (dict "serviceAccountToken" (dict "audience" $ops.upstream.auth.audience "expirationSeconds" 3600 "path" "token")) -}}
+{{- end -}}
+{{- if $ops.identity.pod.enabled -}}
+{{- $sources = append $sources (dict "serviceAccountToken" (dict "audience" $ops.api.audience "expirationSeconds" 3600 "path" "pod")) -}}
+{{- end -}}
+{{- range $index, $issuer := $ops.identity.issuers -}}
+{{- with $issuer.tokenAudience -}}
+{{- $sources = append $sources (dict "serviceAccountToken" (dict "audience" . "expirationSeconds" 3600 "path" (printf "issuer-%d" $index))) -}}
+{{- end -}}
 {{- end -}}
 {{- if $sources -}}
 {{- toYaml $sources -}}

@@ -123,9 +123,91 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- end -}}
 {{- end -}}
 
-{{- if lt (int $ops.antiReplay.windowSeconds) 65 -}}
-{{- $found = append $found "ops.antiReplay.windowSeconds: is shorter than a proof may live, so a proof could be used twice → make it at least 65" -}}
+{{- $overlap := compact (splitList "\n" (include "openbao-sidecar.overlap" (list (include "openbao-sidecar.written" . | fromYaml) $ops.extraConfig ""))) -}}
+{{- range $overlap -}}
+{{- $found = append $found (printf "ops.extraConfig.%s: the chart writes this itself → use its own value" .) -}}
 {{- end -}}
+{{- $extra := ternary dict $ops.extraConfig (not (empty $overlap)) -}}
+{{- $age := dig "anti_replay" "proof_max_age_seconds" 60 $extra -}}
+{{- $skew := dig "identity" "clock_skew_seconds" 5 $extra -}}
+{{- $life := add (int64 $age) (int64 $skew) -}}
+{{- if lt (int64 $ops.antiReplay.windowSeconds) $life -}}
+{{- $found = append $found (printf "ops.antiReplay.windowSeconds: is shorter than a proof may live, so a proof could be used twice → make it at least %d" $life) -}}
+{{- end -}}
+{{- $secure := or (hasPrefix "valkeys://" $ops.antiReplay.store) (hasPrefix "rediss://" $ops.antiReplay.store) -}}
+{{- if and $ops.antiReplay.storeCaSecret (not $secure) -}}
+{{- $found = append $found "ops.antiReplay.storeCaSecret: the store is not spoken to by TLS → write valkeys://, or remove it" -}}
+{{- end -}}
+{{- if and $ops.antiReplay.storePasswordSecret (eq $ops.antiReplay.store "memory") -}}
+{{- $found = append $found "ops.antiReplay.storePasswordSecret: memory has no password → name a store, or remove it" -}}
+{{- end -}}
+
+{{- if gt (int64 $ops.audit.retentionMib) (int64 $ops.audit.maxSpoolMib) -}}
+{{- $found = append $found "ops.audit.retentionMib: is more than maxSpoolMib, so nothing would be dropped → make it less" -}}
+{{- end -}}
+{{- if and $ops.audit.retentionMib $ops.kafka.bootstrapServers -}}
+{{- $found = append $found "ops.audit.retentionMib: is for a spool without Kafka, which drops what it sent → remove one" -}}
+{{- end -}}
+
+{{- if and $ops.identity.pod.enabled (eq $ops.upstream.auth.mode "passthrough") -}}
+{{- $found = append $found "ops.identity.pod.enabled: passthrough needs each caller's own OpenBao token → set it to false" -}}
+{{- end -}}
+
+{{- $paths := list -}}
+{{- range $source := $ops.extraFiles -}}
+{{- range (default $source.secret $source.configMap).items -}}
+{{- $path := .path -}}
+{{- range $other := $paths -}}
+{{- if or (eq $other $path) (hasPrefix (printf "%s/" $other) $path) (hasPrefix (printf "%s/" $path) $other) -}}
+{{- $found = append $found (printf "ops.extraFiles: %s and %s are one place → name each file once" $other $path) -}}
+{{- end -}}
+{{- end -}}
+{{- $paths = append $paths $path -}}
+{{- end -}}
+{{- end -}}
+
+{{- with .Values.gateway -}}
+{{- if .enabled -}}
+{{- if $.Values.example.enabled -}}
+{{- $found = append $found "example.enabled: a release is either a gateway or beside an application → make two releases" -}}
+{{- end -}}
+{{- if not .tls.secret -}}
+{{- $found = append $found "gateway.tls.secret: is missing, and a gateway speaks TLS only → name a Secret with tls.crt and tls.key" -}}
+{{- end -}}
+{{- if and (ne .tls.clientCert "none") (not .tls.clientCaConfigMap) -}}
+{{- $found = append $found "gateway.tls.clientCaConfigMap: is missing beside clientCert → name a ConfigMap with ca.crt" -}}
+{{- end -}}
+{{- if and (eq .tls.clientCert "none") .tls.clientCaConfigMap -}}
+{{- $found = append $found "gateway.tls.clientCert: none asks for no certificate → set optional or required, or remove clientCaConfigMap" -}}
+{{- end -}}
+{{- if not .publicUrls -}}
+{{- $found = append $found "gateway.publicUrls: is empty, no client's Host would be taken → give the URLs that clients call" -}}
+{{- end -}}
+{{- if eq $ops.antiReplay.store "memory" -}}
+{{- $found = append $found "ops.antiReplay.store: memory is one process's, and a gateway is several → give a store they share" -}}
+{{- else if and $prod (not $secure) -}}
+{{- $found = append $found "ops.antiReplay.store: plain text where ops.environment is prod → write valkeys://" -}}
+{{- end -}}
+{{- if and $prod (not $ops.kafka.bootstrapServers) -}}
+{{- $found = append $found "ops.kafka.bootstrapServers: is missing; a gateway's pods come and go, and their spools with them → give it" -}}
+{{- end -}}
+{{- if not $ops.api.requireAuth -}}
+{{- $found = append $found "ops.api.requireAuth: false would let the whole cluster in → set it to true" -}}
+{{- end -}}
+{{- if $ops.identity.pod.enabled -}}
+{{- $found = append $found "ops.identity.pod.enabled: a gateway has no pod of its callers' → set it to false" -}}
+{{- end -}}
+{{- range $label, $_ := .podLabels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $label) (hasPrefix "helm.sh/" $label) -}}
+{{- $found = append $found (printf "gateway.podLabels: %s is the chart's own → remove it" $label) -}}
+{{- end -}}
+{{- end -}}
+{{- if hasKey .podAnnotations "checksum/config" -}}
+{{- $found = append $found "gateway.podAnnotations: checksum/config is the chart's own → remove it" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- if and $ops.metrics.serviceMonitor (not $ops.metrics.enabled) -}}
 {{- $found = append $found "ops.metrics.serviceMonitor: needs ops.metrics.enabled → set both, or neither" -}}
 {{- end -}}
@@ -142,4 +224,22 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{/* "true" for http to anything but loopback. */}}
 {{- define "openbao-sidecar.isPlain" -}}
 {{- if and (hasPrefix "http://" (lower .)) (not (regexMatch "^http://(127\\.[0-9]+\\.[0-9]+\\.[0-9]+|localhost|\\[::1\\])(:[0-9]+)?(/|$)" (lower .))) -}}true{{- end -}}
+{{- end -}}
+
+{{/*
+The keys, one a line, that two trees both give a value. Called with a list: the chart's tree, the other, a prefix.
+*/}}
+{{- define "openbao-sidecar.overlap" -}}
+{{- $written := index . 0 -}}
+{{- $prefix := index . 2 -}}
+{{- range $key, $value := index . 1 -}}
+{{- if hasKey $written $key -}}
+{{- $own := get $written $key -}}
+{{- if and (kindIs "map" $own) (kindIs "map" $value) -}}
+{{- include "openbao-sidecar.overlap" (list $own $value (printf "%s%s." $prefix $key)) -}}
+{{- else -}}
+{{- printf "%s%s\n" $prefix $key -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -1,0 +1,43 @@
+{{/*
+What every pod of the chart has: no token of the cluster (the sidecar has its own, where it needs one), and no
+variables made of Services' names, which would be read as configuration.
+*/}}
+{{- define "openbao-sidecar.pod" -}}
+serviceAccountName: {{ include "openbao-sidecar.serviceAccountName" . | quote }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A changed configuration or policy rolls the pods. */}}
+{{- define "openbao-sidecar.checksum" -}}
+{{- printf "%s%s" (include "openbao-sidecar.config" .) (toYaml .Values.policies) | sha256sum -}}
+{{- end -}}
+
+{{/*
+Replicas of a component go to different zones where they can, and to different nodes; pods of an older configuration
+do not count, so that a roll-out is not held up. Called with a list: the context, the component.
+*/}}
+{{- define "openbao-sidecar.spread" -}}
+{{- $context := index . 0 -}}
+topologySpreadConstraints:
+  {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ $key }}
+    maxSkew: 1
+    whenUnsatisfiable: {{ ternary "ScheduleAnyway" "DoNotSchedule" (eq $key "topology.kubernetes.io/zone") }}
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "openbao-sidecar.selectorLabels" $context | nindent 8 }}
+        app.kubernetes.io/component: {{ index $ 1 }}
+  {{- end }}
+{{- end -}}
