@@ -14,6 +14,9 @@ _PREFIX: Final = re.compile(rb"[0-9a-f]{8} ")
 OVERHEAD: Final = 10
 """Bytes a frame adds to its record."""
 
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""No line comes near it; without a bound one endless line would fill the memory of who reads it."""
+
 
 def frame(record: bytes) -> bytes:
     """The line of a record. The record holds no newline: JSON escapes it."""
@@ -28,19 +31,34 @@ def unframe(line: bytes) -> bytes | None:
     return record if crc32(record) == int(line[:8], 16) else None
 
 
-def whole(segment: bytes) -> tuple[int, bytes | None, bool]:
-    """Where a segment's last whole record ends, that record, and whether every line before that end is whole.
+class Scan:
+    """Finds where a segment's last whole record ends. What stands behind it was torn by a crash and never
+    acknowledged. A bad line *before* it was not torn: it was damaged later, and is kept as evidence."""
 
-    What stands behind the last whole record was torn by a crash and never acknowledged. A bad line *before* it was
-    not torn: it was damaged later, and is kept as evidence.
-    """
-    end, start, last, sound, pending_fault = 0, 0, None, True, False
-    while (newline := segment.find(b"\n", start)) >= 0:
-        record = unframe(segment[start:newline])
-        start = newline + 1
-        if record is None:
-            pending_fault = True
-            continue
-        end, last = start, record
-        sound = sound and not pending_fault
-    return end, last, sound
+    def __init__(self) -> None:
+        self.read = 0
+        """Bytes given so far."""
+        self.end = 0
+        """Where the last whole record ends."""
+        self.last: bytes | None = None
+        """That record."""
+        self.sound = True
+        """Whether every line before that end is whole."""
+        self._fault = False
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Takes the next bytes."""
+        start = self.read - len(self._rest)
+        self.read += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            start += len(line) + 1
+            record = unframe(line)
+            if record is None:
+                self._fault = True
+                continue
+            self.end, self.last = start, record
+            self.sound = self.sound and not self._fault
+        if len(self._rest) > MAX_LINE_BYTES:  # no record: it is not kept in memory
+            self._fault, self._rest = True, b""

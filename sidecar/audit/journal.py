@@ -23,8 +23,9 @@ from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.handover import Command, Entry, Handover, unavailable
 from sidecar.audit.packing import Packer
 from sidecar.audit.record import Event, Record
-from sidecar.audit.spool import JournalError as JournalError
-from sidecar.audit.spool import Recovery, Spool, SpoolTamperedError
+from sidecar.audit.recovery import JournalError as JournalError
+from sidecar.audit.recovery import Recovery
+from sidecar.audit.spool import Spool, SpoolTamperedError
 from sidecar.audit.stamping import STAMP_BYTES, STAMPED, Body, Stamper, Tip
 from sidecar.audit.status import JournalStatus
 from sidecar.clock import Clock
@@ -41,6 +42,7 @@ _MAX_WAITING: Final = 16_384  # callers; far beyond what `limits.max_in_flight` 
 _STALL_SECONDS: Final = 5.0
 _PROBE_SECONDS: Final = 1.0
 _INSPECT_SECONDS: Final = 1.0
+_RETAIN_AGAIN_SECONDS: Final = 10.0
 _WARN_FRACTION: Final = 0.8
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
@@ -74,7 +76,9 @@ class Journal:
         self._started = False
         self._stopping = False
         self._stop_once = asyncio.Lock()
-        self._inspect_at = 0.0
+        self._inspect_at = self._retain_at = 0.0
+        self._told_through = 0
+        self._retained = ""
         self._failure = ""
         self._tampered = ""
         self._stalled = False
@@ -165,6 +169,8 @@ class Journal:
         warnings = []
         if used >= limit * _WARN_FRACTION:
             warnings.append(f"the spool is {used * 100 // limit} % full")
+        if self._retained:
+            warnings.append(self._retained)
         if self._spool.recovery.damaged:
             warnings.append("the spool holds a damaged line; run `sidecar audit verify`")
         return JournalStatus(
@@ -299,8 +305,8 @@ class Journal:
         for entry in entries:
             if entry.command is not None:
                 entry.error = entry.command()
-        if self._retention_bytes and self._spool.total_bytes > self._retention_bytes and not stop:
-            self._truncate(self._spool.beyond(self._retention_bytes), "retention")
+        if self._retention_bytes and not stop:
+            self._retain()
         if stop:
             self._spool.seal()
 
@@ -335,19 +341,34 @@ class Journal:
             _WRITTEN[event].inc(count)
         return ""
 
+    def _retain(self) -> None:
+        """Drops what is beyond the retention. Whatever is in the way, no record is refused for it that is durable."""
+        if self._spool.total_bytes <= self._retention_bytes or self._clock.elapsed() < self._retain_at:
+            return
+        refusal = self._truncate(self._spool.beyond(self._retention_bytes), "retention")
+        self._retained = ""
+        if refusal is not None or self._spool.total_bytes > self._retention_bytes + self._spool.segment_bytes:
+            self._retained = "segments beyond retention_mib cannot be removed"
+            self._retain_at = self._clock.elapsed() + _RETAIN_AGAIN_SECONDS
+
     def _truncate(self, seq: int, reason: str) -> Refused | None:
         """Drops the oldest segments through `seq`; the chain says so first, so that their absence is no gap."""
-        count, last = self._spool.closed_through(seq)
-        if count == 0:
-            return None
-        size = sum(segment.size for segment in self._spool.segments[:count])
-        fields = {"reason": reason, "through_seq": last.seq, "through_hash": last.hash, "bytes": size}
-        problem = self._write([Body(Event.AUDIT_TRUNCATED, self._clock.wall(), orjson.dumps(fields))])
-        if problem:
-            return unavailable(problem)
         try:
+            self._spool.inspect()  # what stands there is about to count as told elsewhere, or as old enough
+            count, last = self._spool.closed_through(seq)
+            if count == 0:
+                return None
+            size = sum(segment.size for segment in self._spool.segments[:count])
+            fields = {"reason": reason, "through_seq": last.seq, "through_hash": last.hash, "bytes": size}
+            if last.seq > self._told_through:  # else it is told already, and they could not be removed
+                problem = self._write([Body(Event.AUDIT_TRUNCATED, self._clock.wall(), orjson.dumps(fields))])
+                if problem:
+                    return unavailable(problem)
+                self._told_through = last.seq
             self._spool.drop(count)
-        except OSError as error:  # tried again with the next segment; the records are merely kept longer
+        except SpoolTamperedError as error:
+            return unavailable(self._note_tampering(error))
+        except OSError as error:  # tried again later; the records are merely kept longer
             _log.error("segments could not be removed", reason=os.strerror(error.errno or 0))
             return unavailable("segments could not be removed")
         return None

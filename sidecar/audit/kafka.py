@@ -323,6 +323,7 @@ class KafkaShipper:
         if not fresh:
             return None
         if seq != self._read_seq + 1:
+            self._damaged = True
             self._say_missing(f"records {self._read_seq + 1} to {seq - 1} are not in the spool")
         self._read_seq = seq
         return _Message(seq, millis, line.record, headers, tells_of_mutation(fields), bool(fields.get("notifications")))

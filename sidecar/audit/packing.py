@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from sidecar.audit.segments import Segment
 from sidecar.errors import Refused
 
 _SETTLE_SECONDS: Final = 2.0  # what Kafka acknowledges within this time is dropped without having been compressed
+_RETRY_SECONDS: Final = 60.0
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _log = structlog.get_logger("audit")
 
@@ -50,18 +53,28 @@ class Packer:
             await asyncio.wait([self._work], timeout=5)
 
     async def _run(self) -> None:
+        left = False
         while True:
-            await self._look.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), _RETRY_SECONDS if left else None)
             await asyncio.sleep(_SETTLE_SECONDS)
             self._look.clear()
-            for segment in [one for one in self._closed() if not one.packed]:
-                try:
-                    await self._pack(segment.first_seq, segment.size)
-                except OSError as error:
-                    _log.warning("a closed segment could not be compressed", reason=error.strerror)
-                    break
-                except Refused:  # the journal is not well, and says so; the next closed segment brings the next try
-                    break
+            left = await self._pack_all()
+
+    async def _pack_all(self) -> bool:
+        """Compresses what is closed. Returns whether something is left that could not be, and is to be tried again."""
+        left = False
+        for segment in [one for one in self._closed() if not one.packed]:
+            try:
+                await self._pack(segment.first_seq, segment.size)
+            except Refused:  # the journal is not well, and says so
+                return True
+            except OSError as error:
+                _log.warning("a closed segment could not be compressed", segment=segment.name, reason=error.strerror)
+                left = True
+                if error.errno in _NO_ROOM:  # nor will the next one be; what room is left is the journal's
+                    return True
+        return left
 
     async def _pack(self, first_seq: int, size: int) -> None:
         self._work = asyncio.ensure_future(asyncio.to_thread(segments.pack, self._directory, first_seq, size))

@@ -13,11 +13,10 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from sidecar.audit.framing import unframe
+from sidecar.audit.framing import MAX_LINE_BYTES, unframe
 from sidecar.audit.segments import SEGMENT_NAME, UNREADABLE, Unpacking, open_segment, segment_paths, unpacking
 
 CHUNK_BYTES: Final = 128 * 1024
-_MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # no record comes near it; without a bound one endless line would fill memory
 
 UNFINISHED: Final = "the file ends in the middle of a record: torn by a crash (the next start mends it), or cut"
 DAMAGED: Final = "the line does not match its checksum: it was changed or damaged"
@@ -76,7 +75,7 @@ class FileReader:
                 self._framed = chunk[0] != ord("{")
             *whole, self._rest = (self._rest + chunk).split(b"\n")
             lines = [line for line in map(self._line, whole) if line is not None]
-            if len(self._rest) > _MAX_LINE_BYTES:
+            if len(self._rest) > MAX_LINE_BYTES:
                 self._broken = True
                 lines.append(Line(self.path, self._number + 1, b"", self.offset, TOO_LONG))
         return lines

@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from gzip import GzipFile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.audit import position
+from sidecar.audit.framing import MAX_LINE_BYTES, unframe
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -27,7 +29,8 @@ else:
 SEGMENT_NAME: Final = re.compile(r"(\d{20})\.segment(\.zst)?")
 PACKED: Final = ".zst"
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-UNREADABLE: Final = (zstd.ZstdError, zlib.error, EOFError, OSError)
+UNPACKING_ERRORS: Final = (zstd.ZstdError, zlib.error, EOFError)
+UNREADABLE: Final = (*UNPACKING_ERRORS, OSError)
 """What reading a compressed file raises where it was cut, changed or damaged."""
 
 Unpacking = zstd.ZstdFile | GzipFile
@@ -41,6 +44,10 @@ _OPTIONS: Final[dict[int, int]] = {
 }
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+class SegmentError(Exception):
+    """What stands in a segment's place cannot be the sidecar's. The message tells an operator what to do."""
 
 
 @dataclass(slots=True)
@@ -97,27 +104,26 @@ def unpacking(descriptor: int) -> Unpacking | None:
     return None
 
 
-def content(directory: Path, segment: Segment) -> bytes:
-    """All bytes of a segment; of a compressed one what can still be read. Raises OSError where it cannot be opened."""
+def chunks(directory: Path, segment: Segment) -> Iterator[bytes]:
+    """The content of a segment, piece by piece. Raises OSError; of a compressed one, one of UNREADABLE."""
     descriptor = os.open(directory / segment.name, READ)
-    with os.fdopen(descriptor, "rb") as file:
-        if not segment.packed:
-            return file.read()
-        source, read = unpacking(descriptor), bytearray()
-        with suppress(*UNREADABLE):
-            while source is not None and (chunk := source.read(_CHUNK_BYTES)):
-                read += chunk
-        return bytes(read)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        source = unpacking(descriptor) if segment.packed else file
+        if source is None:
+            raise zstd.ZstdError(f"{segment.name} is not compressed")
+        while chunk := source.read(_CHUNK_BYTES):
+            yield chunk
 
 
-def first_line(directory: Path, segment: Segment) -> bytes:
-    """A segment's first line, without its newline; empty where it cannot be read. Raises OSError."""
-    descriptor = os.open(directory / segment.name, READ)
-    with os.fdopen(descriptor, "rb") as file:
-        source = (unpacking(descriptor) if segment.packed else None) or file
-        with suppress(zstd.ZstdError, EOFError):
-            return source.readline().rstrip(b"\n")
-    return b""
+def first_record(directory: Path, segment: Segment) -> bytes | None:
+    """A segment's first record; None where it cannot be read."""
+    start = b""
+    with suppress(*UNREADABLE):
+        for chunk in chunks(directory, segment):
+            start += chunk
+            if b"\n" in chunk or len(start) > MAX_LINE_BYTES:
+                break
+    return unframe(start.partition(b"\n")[0])
 
 
 def pack(directory: Path, first_seq: int, size: int) -> int:
@@ -149,12 +155,19 @@ def pack(directory: Path, first_seq: int, size: int) -> int:
 
 
 def take_packed(directory: Path, first_seq: int) -> None:
-    """Puts a finished compressed segment into the plain one's place. Raises OSError; one of the two stands anyway."""
+    """Puts a finished compressed segment into the plain one's place. Raises OSError; then the plain one stands too."""
     packed = directory / (segment_name(first_seq) + PACKED)
     packed.with_name(packed.name + _DRAFT).rename(packed)
     position.sync_directory(directory)
     (directory / segment_name(first_seq)).unlink()
-    position.sync_directory(directory)
+    with suppress(OSError):  # a crash may bring the plain one back; the next start finds both the same
+        position.sync_directory(directory)
+
+
+def drop(directory: Path, first_seq: int) -> None:
+    """Removes a segment in whatever forms it stands. Raises OSError."""
+    for name in (segment_name(first_seq), segment_name(first_seq) + PACKED):
+        (directory / name).unlink(missing_ok=True)
 
 
 def drop_draft(directory: Path, first_seq: int) -> None:
@@ -162,19 +175,71 @@ def drop_draft(directory: Path, first_seq: int) -> None:
     (directory / (segment_name(first_seq) + PACKED + _DRAFT)).unlink(missing_ok=True)
 
 
-def found(directory: Path) -> list[Segment]:
+def found(directory: Path) -> tuple[list[Segment], bool]:
     """The segments of a spool, oldest first, as files of their own; what a crash left of compressing is removed.
+    And whether an empty file stood beside a segment's other form, which no crash leaves.
 
-    Raises OSError, and ValueError with the path of what is no plain file of its own (a link, say).
+    Raises OSError, and SegmentError where what stands there cannot be a sidecar's.
     """
-    segments = []
-    for first_seq, path in segment_paths(directory):
-        state = path.lstat()
-        if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
-            raise ValueError(str(path))
-        packed = path.suffix == PACKED
-        if not packed:
-            path.with_name(path.name + PACKED).unlink(missing_ok=True)
+    there, planted = [], False
+    for first_seq, _ in segment_paths(directory):
+        plain, packed = _form(directory, first_seq, packed=False), _form(directory, first_seq, packed=True)
+        if plain is not None and packed is not None:
+            surplus, alike = _surplus(directory, plain, packed)
+            (directory / surplus.name).unlink()
+            planted = planted or not alike
+            there.append(plain if surplus is packed else packed)
+        else:
+            there += [form for form in (plain, packed) if form is not None]
         drop_draft(directory, first_seq)
-        segments.append(Segment(first_seq, state.st_size, packed))
-    return segments
+    return there, planted
+
+
+def _form(directory: Path, first_seq: int, *, packed: bool) -> Segment | None:
+    segment = Segment(first_seq, 0, packed)
+    path = directory / segment.name
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+        raise SegmentError(f"{path} is not a plain file of its own (a link?); remove it")
+    segment.size = state.st_size
+    return segment
+
+
+def _surplus(directory: Path, plain: Segment, packed: Segment) -> tuple[Segment, bool]:
+    """Which of a segment's two forms may go, and whether they are alike. Only what holds nothing, or nothing that the
+    other one does not hold, may go."""
+    if _alike(directory, plain, packed):
+        return packed, True
+    if _holds_nothing(directory, packed):
+        return packed, False
+    if plain.size == 0:
+        return plain, False
+    raise SegmentError(
+        f"{directory / plain.name} and {directory / packed.name} differ, so one of them is not the sidecar's. "
+        "Keep both; move the wrong one away (`audit verify` reads either)"
+    )
+
+
+def _alike(directory: Path, plain: Segment, packed: Segment) -> bool:
+    """Whether two forms hold the same bytes, without keeping in memory what they hold."""
+    with os.fdopen(os.open(directory / plain.name, READ), "rb") as file, suppress(*UNPACKING_ERRORS):
+        return all(file.read(len(chunk)) == chunk for chunk in chunks(directory, packed)) and not file.read(1)
+    return False
+
+
+def _holds_nothing(directory: Path, packed: Segment) -> bool:
+    with suppress(*UNPACKING_ERRORS):
+        return packed.size == 0 or not any(chunks(directory, packed))
+    return False
+
+
+def same_file(state: os.stat_result, path: str | Path) -> bool:
+    """Whether that file, and no other, stands at this path."""
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (state.st_dev, state.st_ino)

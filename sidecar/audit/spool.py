@@ -12,50 +12,26 @@ holds records that were acknowledged, and at most a torn tail that was not.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import stat
-import time
-import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import orjson
 import structlog
 
-from sidecar.audit import position, segments
-from sidecar.audit.chain import link
-from sidecar.audit.framing import unframe, whole
-from sidecar.audit.segments import READ, Segment, segment_name
+from sidecar.audit import position, recovery, segments
+from sidecar.audit.recovery import JournalError, Recovery
+from sidecar.audit.segments import PACKED, SEGMENT_NAME, Segment, same_file
 from sidecar.audit.stamping import Tip
 
-INSTANCE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOCK_ATTEMPTS: Final = 5  # `audit verify` holds the lock for an instant to see whether the spool is in use
 
 _log = structlog.get_logger("audit")
 
 
-class JournalError(Exception):
-    """The spool cannot be used. The message tells an operator why and what to do."""
-
-
 class SpoolTamperedError(JournalError):
     """A file of the spool was removed, replaced, cut or written to by somebody else while it was in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What was found at start. `previous_run` is `none`, `stopped` or `crashed`; `torn_bytes` were cut from the end;
-    `damaged` says that a line before the end cannot be read; `lost_through` is the seq up to which Kafka had
-    acknowledged records that are no longer here (0 for none)."""
-
-    previous_run: str = "none"
-    torn_bytes: int = 0
-    damaged: bool = False
-    lost_through: int = 0
 
 
 class Spool:
@@ -64,12 +40,13 @@ class Spool:
     def __init__(self, directory: Path, *, sync: bool, segment_bytes: int) -> None:
         self.directory = directory
         self._sync = sync
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
         self._lock = -1
         self._active = -1
         self._active_path = ""
         self._dirty = False
         self._distrusted = False
+        self._said: set[int] = set()
         self.segments: list[Segment] = []
         self.total_bytes = 0
         self.instance = ""
@@ -77,14 +54,17 @@ class Spool:
         """The end of the chain as it was found at `open`."""
         self.recovery = Recovery()
 
-    # -- opening ---------------------------------------------------------------------------------------------------
     def open(self) -> None:
         """Takes the spool for this process and finds the end of its chain. Raises JournalError where it cannot."""
         try:
-            self._open_directory()
-            self._take_lock()
-            self.instance = self._read_instance()
-            self._find_end()
+            recovery.prepare_directory(self.directory)
+            self._lock = recovery.take_lock(self.directory)
+            found = recovery.look(self.directory)
+            self.instance, self.tip, self.recovery = found.instance, found.tip, found.recovery
+            self.segments = found.segments
+            if self.segments and not self.segments[-1].packed:
+                self._open_active(self.segments[-1], found.end)
+            self.total_bytes = sum(segment.size for segment in self.segments)
         except OSError as error:
             self.close()
             reason = os.strerror(error.errno) if error.errno else str(error)
@@ -92,77 +72,6 @@ class Spool:
         except JournalError:
             self.close()
             raise
-
-    def _open_directory(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = self.directory.stat()
-        present = {path.name for path in self.directory.iterdir()}
-        mode = stat.S_IMODE(state.st_mode)
-        if state.st_uid == os.geteuid() and (not present or "lock" in present):
-            if mode != 0o700:
-                self.directory.chmod(0o700)
-        elif state.st_uid != os.geteuid() or mode & 0o077:
-            # A volume of somebody else's, or a folder that is not only ours: not changed, but others may take records
-            # away there.
-            _log.warning("spool_dir is open to other users", owner=state.st_uid, mode=oct(mode))
-
-    def _take_lock(self) -> None:
-        path = self.directory / "lock"
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        for attempt in range(_LOCK_ATTEMPTS):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == _LOCK_ATTEMPTS - 1:
-                    raise JournalError(
-                        f"spool_dir {self.directory} is in use by another process; each sidecar needs its own"
-                    ) from None
-                time.sleep(0.02)
-        if not _same_file(os.fstat(self._lock), path):
-            raise JournalError(f"{path} was replaced while it was being locked")
-
-    def _read_instance(self) -> str:
-        path = self.directory / "instance"
-        try:
-            descriptor = os.open(path, READ)
-        except FileNotFoundError:
-            if segments.segment_paths(self.directory):
-                raise JournalError(
-                    f"{path} is missing but there are segments: put it back, or give the sidecar an empty spool_dir"
-                ) from None
-            instance = str(uuid.uuid4())
-            position.replace(self.directory, "instance", "instance.new", instance.encode() + b"\n")
-            return instance
-        try:
-            instance = os.read(descriptor, 64).decode("ascii", "replace").strip()
-        finally:
-            os.close(descriptor)
-        if not INSTANCE.fullmatch(instance):
-            raise JournalError(f"{path} does not hold an instance id")
-        return instance
-
-    def _find_end(self) -> None:
-        try:
-            self.segments = segments.found(self.directory)
-        except ValueError as path:
-            raise JournalError(f"{path} is not a plain file of its own (a link?); remove it") from None
-        torn, damaged, last = 0, False, None
-        for segment in reversed(self.segments):
-            content = segments.content(self.directory, segment)
-            end, last, sound = whole(content)
-            if segment is self.segments[-1] and not segment.packed:
-                self._open_active(segment, end)
-                torn = len(content) - end
-            elif end != len(content):  # only the last segment can be torn: the others were closed durably
-                sound = False
-            damaged = damaged or not sound
-            if last is not None:
-                break
-        self.total_bytes = sum(segment.size for segment in self.segments)
-        self.tip, previous_run = self._read_tip(last)
-        lost_through = self._continue_after_kafka()
-        self.recovery = Recovery(previous_run, torn, damaged, lost_through)
 
     def _open_active(self, segment: Segment, end: int) -> None:
         """Opens the last segment to go on in, without the torn tail."""
@@ -172,32 +81,6 @@ class Spool:
             os.ftruncate(self._active, end)
             os.fsync(self._active)
             segment.size = end
-
-    def _read_tip(self, last: bytes | None) -> tuple[Tip, str]:
-        """The end of the chain and how the run before ended."""
-        if last is None:
-            if self.segments and self.segments[-1].first_seq != 1:
-                raise JournalError(
-                    f"{self.directory}: no record can be read, the chain cannot go on; move the spool away and keep it"
-                )
-            return Tip(), "none"
-        try:
-            record = orjson.loads(last)
-            seq, event, instance = record["seq"], record["event"], record["instance"]
-        except (ValueError, KeyError, TypeError):
-            raise JournalError(f"{self.directory}: the last record cannot be read; run `audit verify`") from None
-        if instance != self.instance or type(seq) is not int:
-            raise JournalError(f"{self.directory}: the last record belongs to another instance; run `audit verify`")
-        return Tip(seq, link(last)), "stopped" if event == "AUDIT_STOP" else "crashed"
-
-    def _continue_after_kafka(self) -> int:
-        """Where Kafka has acknowledged more than is here, the end was cut off: the chain goes on behind what Kafka
-        has, so that `verify` shows the gap and no seq is given twice."""
-        acknowledged = position.load(self.directory)
-        if acknowledged is None or acknowledged.instance != self.instance or acknowledged.seq <= self.tip.seq:
-            return 0
-        self.tip = Tip(acknowledged.seq, acknowledged.tip)
-        return acknowledged.seq
 
     # -- writing ---------------------------------------------------------------------------------------------------
     def append(self, lines: bytes, first_seq: int) -> None:
@@ -210,7 +93,7 @@ class Spool:
         self._check()
         if self._active < 0:
             self._begin_segment(first_seq)
-        elif self.segments[-1].size >= self._segment_bytes:
+        elif self.segments[-1].size >= self.segment_bytes:
             try:
                 self._begin_segment(first_seq)
             except OSError as error:  # no inode left, say: the old segment still takes records
@@ -286,7 +169,7 @@ class Spool:
         if self._active < 0:
             return
         segment, state, path = self.segments[-1], os.fstat(self._active), self._active_path
-        if not _same_file(state, path):
+        if not same_file(state, path):
             raise SpoolTamperedError(f"{path} was removed or replaced")
         if state.st_nlink != 1:
             raise SpoolTamperedError(f"{path} was linked to from elsewhere")
@@ -294,9 +177,11 @@ class Spool:
             raise SpoolTamperedError(f"{path} was cut or written to by somebody else")
 
     def inspect(self) -> None:
-        """Looks at what `append` does not touch: the lock and the closed segments. Raises SpoolTamperedError."""
-        if not _same_file(os.fstat(self._lock), self.directory / "lock"):
+        """Looks at what `append` does not touch: the lock, the closed segments, and that no segment stands here but
+        ours, which would be read with them or in their place. Raises SpoolTamperedError."""
+        if not same_file(os.fstat(self._lock), self.directory / "lock"):
             raise SpoolTamperedError(f"{self.directory / 'lock'} was removed or replaced")
+        strangers = {path.name for path in self.directory.iterdir() if SEGMENT_NAME.fullmatch(path.name)}
         for segment in self.segments[:-1]:
             path = self.directory / segment.name
             try:
@@ -305,6 +190,12 @@ class Spool:
                 raise SpoolTamperedError(f"{path} was removed") from None
             if not stat.S_ISREG(state.st_mode) or state.st_size != segment.size:
                 raise SpoolTamperedError(f"{path} was cut, replaced or written to by somebody else")
+            strangers.discard(segment.name)
+            if not segment.packed:  # the plain one could not be removed when its compressed form was in its place
+                strangers.discard(segment.name + PACKED)
+        strangers.difference_update(segment.name for segment in self.segments[-1:])
+        if strangers:
+            raise SpoolTamperedError(f"{self.directory / min(strangers)} was put there by somebody else")
 
     def probe(self, next_seq: int) -> None:
         """Finds out whether the disk takes bytes again, where nothing is waiting to be written. Raises OSError."""
@@ -321,17 +212,29 @@ class Spool:
 
     # -- dropping --------------------------------------------------------------------------------------------------
     def closed_through(self, seq: int) -> tuple[int, Tip]:
-        """How many of the oldest closed segments hold nothing after `seq`, and the last record they hold."""
-        count = 0
-        while count + 1 < len(self.segments) and self.segments[count + 1].first_seq <= seq + 1:
-            count += 1
-        if count == 0:
-            return 0, Tip()
-        following = self.segments[count]
-        record = unframe(segments.first_line(self.directory, following))
-        if record is None:
-            return 0, Tip()
-        return count, Tip(following.first_seq - 1, orjson.loads(record)["prev"])
+        """How many of the oldest closed segments hold nothing after `seq`, and the last record they hold.
+
+        What cannot be read of a segment cannot be told in the chain: then fewer, perhaps none.
+        """
+        for count in range(len(self.segments) - 1, 0, -1):
+            following = self.segments[count]
+            if following.first_seq <= seq + 1 and (last := self._before(following)) is not None:
+                return count, last
+        return 0, Tip()
+
+    def _before(self, segment: Segment) -> Tip | None:
+        """The record before a segment's first one, as that one tells it; None where it cannot be read."""
+        try:
+            record = orjson.loads(segments.first_record(self.directory, segment) or b"")
+            seq, prev = record["seq"], record["prev"]
+        except (ValueError, KeyError, TypeError):
+            seq = prev = None
+        if seq == segment.first_seq and isinstance(prev, str):
+            return Tip(seq - 1, prev)
+        if segment.first_seq not in self._said:
+            self._said.add(segment.first_seq)
+            _log.error("the beginning of a segment cannot be read; what stands before it is kept", segment=segment.name)
+        return None
 
     def beyond(self, limit_bytes: int) -> int:
         """The seq through which closed segments must go so that no more than `limit_bytes` stay; 0 for none."""
@@ -346,12 +249,8 @@ class Spool:
     def drop(self, count: int) -> None:
         """Removes the oldest segments. Raises OSError; what is gone by then is no longer counted."""
         for _ in range(count):
-            segment = self.segments[0]
-            (self.directory / segment.name).unlink(missing_ok=True)
-            if segment.packed:  # had the plain one not gone away
-                (self.directory / segment_name(segment.first_seq)).unlink(missing_ok=True)
-            self.segments.pop(0)
-            self.total_bytes -= segment.size
+            segments.drop(self.directory, self.segments[0].first_seq)
+            self.total_bytes -= self.segments.pop(0).size
         position.sync_directory(self.directory)
 
     def take_packed(self, first_seq: int, size: int) -> None:
@@ -375,14 +274,6 @@ class Spool:
             if descriptor >= 0:
                 os.close(descriptor)
         self._active = self._lock = -1
-
-
-def _same_file(state: os.stat_result, path: str | Path) -> bool:
-    try:
-        there = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (state.st_dev, state.st_ino)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

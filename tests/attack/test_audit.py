@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import random
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import requests
 import structlog
 
+from sidecar.audit import packing
 from sidecar.audit.chain import link
 from sidecar.audit.commands import cat
 from sidecar.audit.framing import frame, unframe
@@ -48,12 +50,23 @@ from tests.real.sidecar import SidecarProcess
 from tests.support.clock import FakeClock
 from tests.support.tokens import Issuer
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 ROUNDS = 8
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed segments are compressed without waiting."""
+    monkeypatch.setattr(packing, "_SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -224,6 +237,182 @@ async def test_audit_02_a_symlink_where_a_draft_will_be_written_is_not_followed(
     async with journal_in(spool) as journal:
         await journal.append(permit())
     assert elsewhere.read_text() == "untouched"
+
+
+async def compressed(spool: Path) -> list[Path]:
+    """Leaves a spool of closed segments, compressed, and one plain; the compressed ones."""
+    async with journal_in(spool, segment_bytes=2_000) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        await until(lambda: len(list(spool.glob("*.segment"))) == 1, "closed segments to be compressed")
+    return sorted(spool.glob("*.segment.zst"))
+
+
+def twin_of(packed: Path) -> Path:
+    return packed.with_suffix("")
+
+
+@pytest.mark.parametrize("place", [0, 3, -1])
+async def test_audit_02_an_empty_segment_planted_beside_a_compressed_one_deletes_no_record(
+    spool: Path, at_once: None, place: int
+) -> None:
+    """Or left by a crash: the one that holds the records stays, and it is said that something stood there."""
+    victim = (await compressed(spool))[place]
+    content = victim.read_bytes()
+    twin_of(victim).touch()
+    async with journal_in(spool) as journal:
+        assert victim.read_bytes() == content
+        assert not twin_of(victim).exists()
+        assert "damaged" in journal.status().warning
+        await journal.append(permit("after"))
+    assert names(spool) == [*map(str, range(30)), "after"]
+    assert [record["damaged"] for record in records(spool) if record["event"] == "AUDIT_START"] == [False, True]
+    assert verified(spool)[0] == 0
+
+
+def a_forged_record(packed: Path) -> bytes:
+    return frame(b'{"forged":true}')
+
+
+def its_first_half(packed: Path) -> bytes:
+    whole = zstd.decompress(packed.read_bytes())
+    return whole[: len(whole) // 2]
+
+
+def itself_and_more(packed: Path) -> bytes:
+    return zstd.decompress(packed.read_bytes()) + frame(b'{"forged":true}')
+
+
+@pytest.mark.parametrize("planted", [a_forged_record, its_first_half, itself_and_more])
+async def test_audit_02_where_two_forms_of_a_segment_differ_the_start_is_refused_and_both_are_kept(
+    spool: Path, at_once: None, planted: Callable[[Path], bytes]
+) -> None:
+    victim = (await compressed(spool))[1]
+    twin_of(victim).write_bytes(planted(victim))
+    before = {path: path.read_bytes() for path in segments(spool)}
+    with pytest.raises(JournalError, match="differ") as refused:
+        await opened(spool)
+    assert str(victim) in str(refused.value)
+    assert {path: path.read_bytes() for path in segments(spool)} == before
+    twin_of(victim).unlink()
+    async with journal_in(spool) as journal:
+        await journal.append(permit("after"))
+    assert names(spool) == [*map(str, range(30)), "after"]
+
+
+async def planted_beside_a_plain_one(spool: Path, content: bytes) -> Path:
+    """A compressed form where the second segment has none."""
+    async with journal_in(spool, segment_bytes=2_000) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+    planted = segments(spool)[1].with_suffix(".segment.zst")
+    planted.write_bytes(content)
+    return planted
+
+
+@pytest.mark.parametrize("content", [b"", zstd.compress(b"")], ids=["no-bytes", "no-content"])
+async def test_audit_02_a_compressed_form_that_holds_nothing_is_removed_and_said(spool: Path, content: bytes) -> None:
+    planted = await planted_beside_a_plain_one(spool, content)
+    async with journal_in(spool) as journal:
+        assert not planted.exists()
+        assert "damaged" in journal.status().warning
+    assert names(spool) == [str(n) for n in range(30)]
+    assert verified(spool)[0] == 0
+
+
+@pytest.mark.parametrize("content", [b"not zstd", zstd.compress(frame(b"{}")), zstd.compress(bytes(400_000_000))])
+async def test_audit_02_a_compressed_form_that_holds_something_else_is_kept_and_the_start_refused(
+    spool: Path, content: bytes
+) -> None:
+    """Nor does one that is a bomb fill the memory."""
+    planted = await planted_beside_a_plain_one(spool, content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(JournalError, match="differ"):
+        await opened(spool)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert planted.read_bytes() == content
+    planted.unlink()
+    assert names(spool) == [str(n) for n in range(30)]
+    assert verified(spool)[0] == 0
+
+
+async def test_audit_02_a_symlink_as_the_other_form_of_a_segment_is_not_followed(spool: Path, at_once: None) -> None:
+    victim = (await compressed(spool))[1]
+    elsewhere = spool.parent / "elsewhere"
+    elsewhere.touch()
+    twin_of(victim).symlink_to(elsewhere)
+    with pytest.raises(JournalError, match="plain file of its own"):
+        await opened(spool)
+    assert victim.exists()
+    assert elsewhere.exists()
+
+
+@pytest.mark.parametrize("cut", [lambda raw: raw[:-9], lambda raw: raw[:20], lambda raw: b""])
+async def test_audit_02_where_the_last_segment_is_a_damaged_compressed_one_no_seq_is_given_twice(
+    spool: Path, at_once: None, cut: Callable[[bytes], bytes]
+) -> None:
+    """Where its records end can no longer be known: going on would give a seq a second time."""
+    victim = (await compressed(spool))[-1]
+    victim.write_bytes(cut(victim.read_bytes()))
+    (spool / f"{segments(spool)[-1].stem}.segment").unlink()
+    with pytest.raises(JournalError, match="cannot go on"):
+        await opened(spool)
+
+
+@pytest.mark.parametrize("first_seq", [5, 31, 9_999])
+async def test_audit_02_an_empty_segment_planted_at_another_place_is_not_gone_on_in(
+    spool: Path, first_seq: int
+) -> None:
+    """Segments are read in the order of their names: what is written into a later one, and then into new ones, would
+    be read in another order than it was written in."""
+    async with journal_in(spool) as journal:
+        for n in range(28):
+            await journal.append(permit(str(n)))
+    (spool / f"{first_seq:020d}.segment").touch()
+    if first_seq == 31:  # that is where a crash leaves one
+        async with journal_in(spool) as journal:
+            await journal.append(permit("after"))
+        assert verified(spool)[0] == 0
+        return
+    with pytest.raises(JournalError, match="cannot go on"):
+        await opened(spool)
+
+
+async def test_audit_02_a_copy_of_the_last_segment_under_a_later_name_is_not_gone_on_in(spool: Path) -> None:
+    async with journal_in(spool) as journal:
+        await journal.append(permit("one"))
+    (spool / f"{9_999:020d}.segment").write_bytes(segments(spool)[0].read_bytes())
+    with pytest.raises(JournalError, match="cannot go on"):
+        await opened(spool)
+
+
+async def test_audit_02_a_segment_planted_under_us_stops_every_release_within_a_second(
+    spool: Path, at_once: None
+) -> None:
+    """It would be read in place of the one that holds the records, by whoever sends them to Kafka too."""
+    clock = FakeClock()
+    async with journal_in(spool, segment_bytes=2_000, clock=clock) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        await until(lambda: len(list(spool.glob("*.segment"))) == 1, "closed segments to be compressed")
+        twin_of(sorted(spool.glob("*.segment.zst"))[1]).touch()
+        clock.advance(1)
+        with pytest.raises(Refused):
+            await journal.append(permit("never"))
+        assert not journal.status().healthy
+
+
+async def test_audit_02_nothing_is_dropped_from_a_spool_that_somebody_planted_in(spool: Path, at_once: None) -> None:
+    """Not even within that second: what was acknowledged may be what stands in the planted one."""
+    async with journal_in(spool, segment_bytes=2_000, clock=FakeClock()) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        await until(lambda: len(list(spool.glob("*.segment"))) == 1, "closed segments to be compressed")
+        before = sorted(spool.glob("*.segment.zst"))
+        twin_of(before[1]).touch()
+        with pytest.raises(Refused):
+            await journal.drop_through(journal.durable.seq)
+        assert sorted(spool.glob("*.segment.zst")) == before
 
 
 # -- 03: edited, dropped, reordered, forged tail; two processes --------------------

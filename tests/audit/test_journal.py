@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import stat
@@ -14,8 +15,10 @@ import orjson
 import pytest
 
 from sidecar.audit import journal as journal_module
+from sidecar.audit import segments as segments_module
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
 from sidecar.audit.record import Event, Record
+from sidecar.audit.segments import Segment
 from sidecar.errors import Code, Refused
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.disks import small_disk
@@ -292,6 +295,86 @@ async def test_retention_drops_the_oldest_segments_and_the_chain_stays_whole(spo
     while "AUDIT_TRUNCATED" in events(spool):
         segments(spool)[0].unlink()
     assert verified(spool)[0] == 1
+
+
+class Unremovable:
+    """`segments.drop` while the disk does not let go of files."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+
+    def __call__(self, directory: Path, first_seq: int) -> None:
+        self.tried += 1
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+
+async def test_segments_that_cannot_be_removed_cost_no_record_and_are_told_once(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, unremovable = FakeClock(), Unremovable()
+    async with journal_in(spool, retention_bytes=20_000, segment_bytes=4_000, clock=clock) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(segments_module, "drop", unremovable)
+            for n in range(150):
+                clock.advance(0.5)
+                await journal.append(permit(str(n)))
+            assert journal.status().healthy
+            assert "retention_mib" in journal.status().warning
+        assert 1 < unremovable.tried < 10
+        told = [record["through_seq"] for record in records(spool) if record["event"] == "AUDIT_TRUNCATED"]
+        assert told == sorted(set(told))
+        clock.advance(10)
+        await journal.append(permit("150"))
+        assert "retention_mib" not in journal.status().warning
+        assert journal.status().spool_bytes < 26_000
+    assert names(spool)[-1] == "150"
+    assert verified(spool)[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["unreadable", "changed", "another's"])
+async def test_where_the_next_segments_beginning_cannot_be_read_retention_drops_less_and_refuses_nothing(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """The chain must tell the hash of the last record dropped; it stands in the segment behind it."""
+    real = segments_module.first_record
+
+    def damaged(directory: Path, segment: Segment) -> bytes | None:
+        if segment.first_seq != third:
+            return real(directory, segment)
+        return {"unreadable": None, "changed": b'{"seq": 1}', "another's": b"[]"}[damage]
+
+    clock = FakeClock()
+    async with journal_in(spool, retention_bytes=20_000, segment_bytes=4_000, clock=clock) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        third = int(segments(spool)[2].stem)
+        monkeypatch.setattr(segments_module, "first_record", damaged)
+        for n in range(30, 60):
+            await journal.append(permit(str(n)))
+            clock.advance(1)
+        for n in range(60, 200):
+            await journal.append(permit(str(n)))
+            clock.advance(1)
+        assert journal.status().healthy
+        assert journal.status().spool_bytes < 30_000, "what stands behind the damage is dropped with it"
+    assert names(spool)[-1] == "199"
+    assert verified(spool)[0] == 0
+
+
+async def test_a_read_error_in_retention_refuses_no_record(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with journal_in(spool, retention_bytes=20_000, segment_bytes=4_000) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(segments_module, "chunks", fails)
+            for n in range(100):
+                await journal.append(permit(str(n)))
+            assert journal.status().healthy
+            assert "retention_mib" in journal.status().warning
+            await journal.drop_through(journal.durable.seq)
+    assert names(spool) == [str(n) for n in range(100)]
+    assert verified(spool)[0] == 0
 
 
 # -- a disk that fails ------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import os
 import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +209,7 @@ async def test_a_compressed_segment_changed_under_us_stops_every_release(spool: 
 async def test_a_compressed_file_of_nothing_but_zeros_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.audit.reader._MAX_LINE_BYTES", 500_000)
+    monkeypatch.setattr("sidecar.audit.reader.MAX_LINE_BYTES", 500_000)
     bomb = tmp_path / "dump.jsonl.zst"
     bomb.write_bytes(zstd.compress(b"{" + bytes(200_000_000)))
     (line,) = read_all([bomb])
@@ -243,6 +245,74 @@ async def test_where_there_is_no_room_to_compress_segments_stay_plain_and_nothin
             await until(lambda: tried, "a try")
             assert journal.status().healthy
         await filled(journal, 30)
+    assert verified(spool)[0] == 0
+
+
+class Failing:
+    """`segments.pack` that fails so often, or always for one segment."""
+
+    def __init__(self, error: int, *, times: int = 1, only: int = 0) -> None:
+        self.error, self.times, self.only, self.tried = error, times, only, list[int]()
+        self.real = segments.pack
+
+    def __call__(self, directory: Path, first_seq: int, size: int) -> int:
+        self.tried.append(first_seq)
+        if self.only == first_seq or (not self.only and len(self.tried) <= self.times):
+            raise OSError(self.error, os.strerror(self.error))
+        return self.real(directory, first_seq, size)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+async def test_a_compression_that_failed_is_tried_again_though_no_other_segment_is_closed(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(packing, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(segments, "pack", Failing(error))
+    async with journal_in(spool, segment_bytes=2_000) as journal:
+        await filled(journal, 7)
+        assert len(packed(spool)) == 1
+    assert verified(spool)[0] == 0
+
+
+async def test_a_segment_that_cannot_be_compressed_is_in_no_others_way(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_RETRY_SECONDS", 0.01)
+    failing = Failing(errno.EIO, only=1)
+    monkeypatch.setattr(segments, "pack", failing)
+    async with journal_in(spool, segment_bytes=2_000) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        await until(lambda: len(plain(spool)) == 2, "all but the first and the last to be compressed")
+        await until(lambda: failing.tried.count(1) > 3, "more tries")
+        assert journal.status().healthy
+    assert verified(spool)[0] == 0
+
+
+@pytest.mark.parametrize("step", ["rename", "unlink"])
+async def test_where_a_compressed_segment_cannot_take_its_place_both_are_accounted_for(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The spool knows what stands there: it takes nothing for tampering, drops both forms, and tries again."""
+    real, failed, clock = getattr(Path, step), list[Path](), FakeClock()
+
+    def fails(path: Path, *args: Any, **options: Any) -> Any:
+        if ".segment" in path.name and not path.name.endswith(".zst") and len(failed) < 2:
+            failed.append(path)
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **options)
+
+    async with journal_in(spool, segment_bytes=2_000, clock=clock) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, step, fails)
+            for n in range(30):
+                await journal.append(permit(str(n)))
+            await until(lambda: failed, "a failure")
+            clock.advance(1)
+            await journal.append(permit("30"))
+        await filled(journal, 10)
+        await journal.drop_through(journal.durable.seq)
+        assert len([*packed(spool), *plain(spool)]) <= 2  # the last one, and one that AUDIT_TRUNCATED began
     assert verified(spool)[0] == 0
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.audit import reader as reader_module
-from sidecar.audit.framing import OVERHEAD, frame, unframe, whole
+from sidecar.audit.framing import OVERHEAD, Scan, frame, unframe
 from sidecar.audit.reader import DAMAGED, TOO_LONG, UNFINISHED, FileReader, Line, SpoolReader, in_use, read_all
 from sidecar.audit.stamping import Tip
 from tests.audit.chains import OTHER, run
@@ -35,9 +35,17 @@ def test_no_bytes_make_unframing_fail(line: bytes) -> None:
     assert record is None or frame(record) == line + b"\n"
 
 
-@given(st.lists(st.sampled_from([frame(b"{1}"), frame(b"{22}"), b"torn\n", b"\n"])), st.binary(max_size=9))
-def test_the_whole_part_ends_behind_the_last_whole_record(lines: list[bytes], tail: bytes) -> None:
-    end, last, sound = whole(b"".join(lines) + tail.replace(b"\n", b""))
+@given(
+    st.lists(st.sampled_from([frame(b"{1}"), frame(b"{22}"), b"torn\n", b"\n"])),
+    st.binary(max_size=9),
+    st.integers(1, 40),
+)
+def test_the_whole_part_ends_behind_the_last_whole_record(lines: list[bytes], tail: bytes, piece: int) -> None:
+    scan, content = Scan(), b"".join(lines) + tail.replace(b"\n", b"")
+    for start in range(0, len(content), piece):
+        scan.feed(content[start : start + piece])
+    end, last, sound = scan.end, scan.last, scan.sound
+    assert scan.read == len(content)
     good = [index for index, line in enumerate(lines) if unframe(line[:-1]) is not None]
     if not good:
         assert (end, last, sound) == (0, None, True)
@@ -75,7 +83,7 @@ def test_a_line_without_its_end_is_a_fault_in_a_segment(tmp_path: Path) -> None:
 
 def test_an_endless_line_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "CHUNK_BYTES", 1_000)
-    monkeypatch.setattr(reader_module, "_MAX_LINE_BYTES", 5_000)
+    monkeypatch.setattr(reader_module, "MAX_LINE_BYTES", 5_000)
     file = tmp_path / "dump.jsonl"
     file.write_bytes(b'{"a":1}\n{' + b"x" * 50_000)
     found = list(read_all([file]))
