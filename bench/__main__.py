@@ -28,6 +28,8 @@ from rich.table import Table
 from bench.journal import RATE, journal_bench
 from bench.load import write_requests
 from bench.micro import PROOF, RAW_CHECK, micro
+from bench.process import cpu_seconds, rss_mib
+from bench.start import STARTS, start_bench
 from sidecar.client.key import DPoPKey
 from sidecar.dev import openbao
 from sidecar.dev.issuer import Confirmation, DevIssuer
@@ -40,7 +42,6 @@ CONNECTIONS: Final = int(os.environ.get("BENCH_CONNECTIONS", "16"))
 AUDIENCE: Final = "crud.secrets"
 PATH: Final = "/v1/secret/data/app/db"
 RESULTS: Final = Path(__file__).parent / "results"
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,6 @@ class Target:
     port: int
     pid: int
     proofs: bool = False
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, in seconds (proc_pid_stat(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def rss_mib(pid: int) -> float:
-    """Resident memory of a process, in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def request_bytes(port: int, token: str, proof: str = "") -> bytes:
@@ -147,7 +134,7 @@ def _sidecar_config(folder: Path, issuer: DevIssuer, bao_port: int, root: str, p
     }
 
 
-async def _bench(console: Console) -> dict[str, Any]:
+async def _bench(console: Console) -> tuple[dict[str, Any], dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
         folder = Path(name)
         (folder / "logs").mkdir()
@@ -180,6 +167,7 @@ async def _bench(console: Console) -> dict[str, Any]:
             (folder / "jwks.json").write_text(json.dumps(issuer.jwks()))
             config = folder / "sidecar.yaml"
             config.write_text(yaml.safe_dump(_sidecar_config(folder, issuer, bao_port, root, port, ops)))
+            start = await asyncio.to_thread(start_bench, config, ops)
             sidecar = await supervisor.start(
                 "sidecar",
                 [sys.executable, "-m", "sidecar", "serve", "--config", str(config)],
@@ -190,7 +178,7 @@ async def _bench(console: Console) -> dict[str, Any]:
                 Target("sidecar, unbound", port, sidecar.pid),
                 Target("sidecar, DPoP", port, sidecar.pid, proofs=True),
             ]
-            return await _rounds(console, targets, issuer, folder)
+            return await _rounds(console, targets, issuer, folder), start
 
 
 async def _rounds(console: Console, targets: list[Target], issuer: DevIssuer, folder: Path) -> dict[str, Any]:
@@ -250,14 +238,17 @@ def main() -> None:
         journal = runner.run(journal_bench())
     for name, figure in journal.items():
         console.print(f"  audit, open load of {RATE:,} records a second with fsync: {name:24} {figure:8.1f}")
-    result = asyncio.run(_bench(console))
+    result, start = asyncio.run(_bench(console))
     _table(console, result)
+    for name, figure in start.items():
+        console.print(f"  start, median of {STARTS}: {name:20} {figure:8.2f}")
     RESULTS.mkdir(exist_ok=True)
     document = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()},
         "load": {"connections": CONNECTIONS, "rounds": ROUNDS, "seconds": SECONDS},
         "targets": result,
+        "start": start,
         "micro_us": small,
         "audit_journal": journal,
     }
