@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run demo test test-fast fuzz chaos bench doctor fmt lint docs clean lock
+.PHONY: install run demo test test-fast fuzz chaos soak bench doctor fmt lint docs clean lock
 
 install: $(STAMP)
 
@@ -45,6 +45,9 @@ fuzz: install
 
 chaos: install
 	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),200) --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+soak: install
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
 bench: install
 	$(BIN)/python -m bench

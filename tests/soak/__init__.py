@@ -1,0 +1,1 @@
+"""Load for as long as one asks, and a look at what it left behind: memory, descriptors, requests, records."""
