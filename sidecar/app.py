@@ -52,6 +52,7 @@ from sidecar.resource_attributes import ResourceAttributes
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers import providers
+from sidecar.secrets.watching import Watching
 from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.json_body import read_object
 from sidecar.surface.operation import Operation
@@ -137,6 +138,7 @@ class Sidecar:
         self._authzen: AuthzenPdp | None = None
         self._feed: RevocationFeed | None = None
         self._shared: SharedReplays | None = None
+        self._watching: Watching | None = None
         self.addresses: list[str] = []
         self.ops_address = ""
 
@@ -238,6 +240,10 @@ class Sidecar:
             clock,
         )
         stack.push_async_callback(self._attributes.close)
+        if config.serves_events:
+            watching = self._watching = Watching(config.events, clock, authenticator.still_good)
+            self._revocations.on_drop.append(lambda each: watching.end(each.subject, each.issuer))
+            self._decider.on_session_end.append(lambda subject: watching.end(subject, None))
         enforcement = Enforcement(
             api=vault_api(config, lambda: mounts.table),
             mounts=mounts,
@@ -256,6 +262,7 @@ class Sidecar:
             attributes=self._attributes,
             secrets=SecretsApi(clock),
             providers=providers(lambda: mounts.table),
+            watching=self._watching,
             policy_version=self._policy_version,
         )
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
@@ -274,6 +281,8 @@ class Sidecar:
 
     async def _drain(self, door: Door) -> None:
         self._is_serving = False
+        if self._watching is not None:
+            self._watching.close()
         await door.drain(DRAIN_SECONDS)
 
     # -- parts with a life of their own ------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from sidecar.surface.json_body import faithful
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import Named, Operation, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri, parse
-from sidecar.surface.secrets.operations import Act, operation
+from sidecar.surface.secrets.operations import Act, knowing, operation
 from sidecar.trail import Stage, Trail
 from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from sidecar.upstream.failure import untrustworthy
@@ -144,7 +144,7 @@ class RequestDesk:
 
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         """See `Desk.visible`."""
-        operations = [operation(Act.METADATA, uri, self.mounts) for uri in uris]
+        operations = [knowing(uri) for uri in uris]
         return await self._stages.decider.visible(
             operations,
             self.caller,

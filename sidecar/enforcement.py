@@ -43,10 +43,11 @@ from sidecar.ops.tracing import Kind
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers.port import Provider
+from sidecar.secrets.watching import Watching
 from sidecar.surface import local_answers
 from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
 from sidecar.surface.secrets import openapi
-from sidecar.surface.secrets.endpoints import ROOT, recognise
+from sidecar.surface.secrets.endpoints import ROOT, Call, Endpoint, recognise
 from sidecar.surface.shapes import looks_strange
 from sidecar.surface.token_calls import REVOKE_SELF, TokenCall
 from sidecar.surface.vault_api import VaultApi
@@ -92,6 +93,7 @@ class Enforcement:
         attributes: ResourceAttributes,
         secrets: SecretsApi,
         providers: Mapping[str, Provider],
+        watching: Watching | None = None,
         policy_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._api = api
@@ -111,6 +113,7 @@ class Enforcement:
         self._attributes = attributes
         self._secrets = secrets
         self._providers = providers
+        self._watching = watching
         self._stages = Stages(
             guard,
             decider,
@@ -200,8 +203,28 @@ class Enforcement:
         caller = trail.caller = await self._authenticator.authenticate(head, inbound.peer)
         trail.stage = Stage.SURFACE
         body = await inbound.body(self._max_body_bytes) if head.has_body else b""
-        reply = await self._secrets.answer(call, body, RequestDesk(self._stages, self._providers, caller, trail))
+        desk = RequestDesk(self._stages, self._providers, caller, trail)
+        if call.endpoint in (Endpoint.EVENTS, Endpoint.AUDIT):
+            call.check_body(body)
+            return await self._watch(call, desk, trail)
+        reply = await self._secrets.answer(call, body, desk)
         return Answer(reply.status, self._headers(reply.headers, trail), written(reply.body))
+
+    async def _watch(self, call: Call, desk: RequestDesk, trail: Trail) -> Answer:
+        """What happened lately; that it was looked at is written down first."""
+        if self._watching is None:
+            raise Refused(
+                Code.OPERATION_FORBIDDEN, "this is served where environment is dev, or where events.enabled is true"
+            )
+        trail.stage = Stage.GUARD
+        self._guard.check_scope(Purpose.READ_METADATA, desk.caller)
+        if call.endpoint is Endpoint.AUDIT:
+            reply = await self._watching.lately(call, desk)
+            await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
+            return Answer(reply.status, self._headers(reply.headers, trail), written(reply.body))
+        events = self._watching.stream(call, desk)
+        await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
+        return Answer(200, self._headers({"Content-Type": "text/event-stream"}, trail), events, waits=True)
 
     # -- execute and release ---------------------------------------------------------------------------------------
     async def _execute(self, permit: Permit, trail: Trail) -> Answer:
@@ -327,10 +350,20 @@ class Enforcement:
         with tracing.span("sidecar.audit", trail.span.at) as span:
             span.note(event=event, phase=phase)
             if uses == 1:
-                await self._journal.append(record)
+                await self._append(trail, record)
             else:  # a batch is one record per item, and one decision
                 further = trail.record(self._refs, self._tenant_id, event, effect, phase, code)
-                await self._journal.append_many([record, *[further] * (uses - 1)])
+                await self._append(trail, record, *[further] * (uses - 1))
+
+    async def _append(self, trail: Trail, *records: Record) -> None:
+        if len(records) == 1:
+            await self._journal.append(records[0])
+        else:
+            await self._journal.append_many(records)
+        if self._watching is not None:
+            asked = trail.operation or trail.named
+            for record in records:
+                self._watching.note(record, asked.uri if asked else None, trail.caller)
 
     # -- answers of the sidecar's own ------------------------------------------------------------------------------
     async def _answer_public(self, route: LocalAnswer, trail: Trail) -> Answer:
@@ -345,9 +378,9 @@ class Enforcement:
     async def _answer_locally(self, route: LocalAnswer, caller: Caller, trail: Trail) -> Answer:
         status, body = local_answers.answer(route, caller, self._api.mounts, now=self._clock.wall())
         record = trail.record(self._refs, self._tenant_id, Event.SECRET_PERMIT, Effect.PERMIT, Phase.OUTCOME)
-        await self._journal.append(record)
+        await self._append(trail, record)
         if route.kind is LocalAnswerKind.REVOKE_SELF:
-            self._decider.drop_subject(caller.issuer, caller.subject)
+            self._drop(caller)
         return Answer(status, self._headers({}, trail), body)
 
     async def _about_token(self, call: TokenCall, body: bytes, caller: Caller, trail: Trail) -> Answer:
@@ -374,8 +407,14 @@ class Enforcement:
         event, effect = (Event.SECRET_ERROR, Effect.ERROR) if failed else (Event.SECRET_PERMIT, Effect.PERMIT)
         await self._write_down(trail, event, effect, Phase.OUTCOME)
         if call.name == REVOKE_SELF and answer.status < 300:
-            self._decider.drop_subject(caller.issuer, caller.subject)
+            self._drop(caller)
         return Answer(answer.status, self._headers(answer.headers, trail), raw)
+
+    def _drop(self, caller: Caller) -> None:
+        """The caller gives back what it has."""
+        self._decider.drop_subject(caller.issuer, caller.subject)
+        if self._watching is not None:
+            self._watching.end(caller.subject, caller.issuer)
 
     async def _record_refusal(self, refused: Refused, trail: Trail) -> Refused:
         """The one place where a refusal becomes a record. Returns the refusal to be answered: the journal's own, where
@@ -398,7 +437,7 @@ class Enforcement:
         try:
             with tracing.span("sidecar.audit", trail.span.at) as span:
                 span.note(event=event, phase=Phase.OUTCOME)
-                await self._journal.append(record)
+                await self._append(trail, record)
         except Refused as unwritable:
             # Nothing is released in either case; the operator must see that the journal is the trouble.
             refused = unwritable

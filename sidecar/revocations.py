@@ -4,7 +4,7 @@ SIGHUP, and a change of policies."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import structlog
@@ -34,6 +34,9 @@ class Revocations:
         self._tenant_id = tenant_id
         self._recording: set[asyncio.Task[None]] = set()
 
+        self.on_drop: list[Callable[[Revocation], None]] = []
+        """Called with each revocation as it is applied. They neither wait nor raise."""
+
     async def apply(self, revocations: Sequence[Revocation], source: Source) -> int:
         """Ends what fits any of them; returns how many grants ended, once that is written down.
 
@@ -60,6 +63,9 @@ class Revocations:
             ended = self._decider.drop_all()
         else:
             ended = self._decider.revoke(lambda claim: any(each.fits(claim) for each in revocations))
+        for told in self.on_drop:
+            for each in revocations:
+                told(each)
         metrics.REVOCATIONS.labels(source).inc(len(revocations))
         metrics.GRANTS_REVOKED.inc(ended)
         _log.info("grants revoked", source=source, revocations=len(revocations), ended=ended)

@@ -184,6 +184,14 @@ class Authenticator:
                 raise Unproven(refusal, headers, _caller(token, Binding(), "", credential)) from None
             raise Refused(refusal.code, refusal.message, headers=headers, detail=refusal.detail) from None
 
+    async def still_good(self, caller: Caller) -> None:
+        """Looks again at the credentials of a caller whose request goes on for long. Raises `Refused`: TOKEN_EXPIRED,
+        TOKEN_INVALID where its issuer took back the key."""
+        if caller.token is not None:
+            await self._tokens.verify(caller.token.reveal())
+        elif self._clock.wall() >= caller.expires_at:
+            raise Refused(Code.TOKEN_EXPIRED, "the client certificate has expired")
+
     def _with_upstream_token(self, caller: Caller, head: Head) -> Caller:
         """The caller with the OpenBao token that came along, if one did."""
         given = head.headers.get("x-vault-token", "")

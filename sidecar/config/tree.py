@@ -363,6 +363,16 @@ class Audit(_Section):
     kafka: Kafka = Kafka()
 
 
+class Events(_Section):
+    """`/api/secrets/events` and `/api/secrets/audit`: what happened lately, to callers who may know of the secret."""
+
+    enabled: bool | None = None
+    """Where absent, they are served where `environment` is dev."""
+    kept: Annotated[int, Field(ge=10, le=10_000)] = 1000
+    """Newest audit records in memory, for both. A stream that falls behind by more ends."""
+    max_streams: Annotated[int, Field(ge=1, le=256)] = 16
+
+
 class Ops(_Section):
     """Operations listener and logs."""
 
@@ -407,5 +417,11 @@ class Config(_Section):
     revocations: Revocations = Revocations()
     anti_replay: AntiReplay = AntiReplay()
     audit: Audit = Audit()
+    events: Events = Events()
     ops: Ops = Ops()
     limits: Limits = Limits()
+
+    @property
+    def serves_events(self) -> bool:
+        """Whether what happened lately is shown to callers."""
+        return self.environment is Environment.DEV if self.events.enabled is None else self.events.enabled

@@ -82,6 +82,8 @@ class Decider:
         self.standing = Standing(config, clock, self._terms, shared)
         """What is known of callers: grants, spent tokens, denials."""
         self._flights: dict[GrantKey, Flight] = {}
+        self.on_session_end: list[Callable[[str], None]] = []
+        """Called with each subject whose session a policy ends. They neither wait nor raise."""
         self.on_decision: list[Callable[[Decision], None]] = []
         """Called with each decision of the PDP. They neither wait nor raise."""
 
@@ -230,6 +232,9 @@ class Decider:
         ended = set(verdict.obligations.terminate_sessions)
         if ended:
             self.standing.end_sessions(ended)
+            for told in self.on_session_end:
+                for subject in ended:
+                    told(subject)
             for flight in self._flights.values():
                 if flight.owner[1] in ended:
                     flight.outdated = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.errors import Code, Refused
-from sidecar.surface.operation import SCOPE, Operation
+from sidecar.surface.operation import SCOPE, Operation, Purpose
 
 
 class Guard:
@@ -28,9 +28,13 @@ class Guard:
             caller.brought_token()
         if operation.uri.mount not in self._mounts:
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
+        self.check_scope(operation.purpose, caller)
+
+    def check_scope(self, purpose: Purpose, caller: Caller) -> None:
+        """The scopes alone, for what is decided item by item. Raises `Refused`: SCOPE_MISSING."""
         if not self._enforces_scopes:
             return
-        scope = SCOPE[operation.purpose]
+        scope = SCOPE[purpose]
         if scope not in caller.scopes:
             raise Refused(
                 Code.SCOPE_MISSING,

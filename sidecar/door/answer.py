@@ -15,7 +15,8 @@ class Answer:
 
     A body that is an iterator is passed on as it comes; `content_length` is its length where upstream told it.
     An iterator that raises, or ends before `content_length`, cuts the caller's connection: a cut answer is never
-    completed. `close` ends the connection after this answer.
+    completed. `close` ends the connection after this answer. `waits` says that the body waits for what happens: its
+    iterator is closed as soon as the client is gone.
     """
 
     status: int
@@ -23,6 +24,7 @@ class Answer:
     body: bytes | AsyncIterator[bytes] = b""
     content_length: int | None = None
     close: bool = False
+    waits: bool = False
 
 
 class Inbound(Protocol):

@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._is_surplus = False
         self._is_lost = False
+        self._waits = False
         self._deadline = _NEVER
         self._body_deadline = _NEVER
         self._write_deadline = _NEVER
@@ -129,14 +130,16 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._phase is _Phase.HEAD and self._heads.has_begun:
             self._refuse(Refused(Code.MALFORMED_REQUEST, "the request ended in the middle of its head"))
-        elif self._phase is not _Phase.EXCHANGE:
-            return False
+        elif self._phase is not _Phase.EXCHANGE or self._waits:
+            return False  # whoever reads what happens, and will send no more, is most likely gone
         self._refuse_body("the request ended in the middle of its body")
         return self._peer.transport != "tls"  # TLS has no half-closed connections here
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`. The handler goes on: what it began upstream is seen to its end and recorded."""
         self._is_lost = True
+        if self._waits and self._task is not None:
+            self._task.cancel()
         self._phase = _Phase.CLOSED
         self._ahead = b""
         self._deadline = self._write_deadline = _NEVER
@@ -312,6 +315,7 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._task = None
+            self._waits = False
             self._end_exchange(exchange, keep=keep)
         return response
 
@@ -320,6 +324,7 @@ class Connection(asyncio.Protocol):
             answer = await self._handler(exchange)
         except Exception:  # noqa: BLE001 - the last resort: logged in _fault, and answered without a word of why
             answer = self._fault(exchange)
+        self._waits = answer.waits
         last = answer.close or self._admission.closing or not exchange.is_reusable
         try:
             return await send(request, answer, last=last)

@@ -101,4 +101,5 @@ AUDIT_KAFKA_ERRORS: Final = Counter(
 PROVENANCE_FAILURES: Final = Counter(
     "sidecar_provenance_failures", "Secrets written without the stamp of who made them", registry=REGISTRY
 )
+EVENT_STREAMS: Final = Gauge("sidecar_event_streams", "Open streams of `/api/secrets/events`", registry=REGISTRY)
 CACHE_ENTRIES: Final = Gauge("sidecar_cache_entries", "Entries of each bounded table", ["cache"], registry=REGISTRY)

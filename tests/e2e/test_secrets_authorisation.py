@@ -85,8 +85,8 @@ TRIES: Final = (
 )
 REACHES_NO_SECRET: Final = {
     Endpoint.YAML: "501 without the YAML provider",
-    Endpoint.EVENTS: "403 outside dev: see test_what_is_for_development_is_refused_elsewhere",
-    Endpoint.AUDIT: "403 outside dev: see test_what_is_for_development_is_refused_elsewhere",
+    Endpoint.EVENTS: "decided record by record: see test_secrets_events",
+    Endpoint.AUDIT: "decided record by record: see test_secrets_events",
     Endpoint.OPENAPI: "public: see test_the_description_is_anyones",
 }
 PAIRS: Final = [(each, purpose) for each in TRIES for purpose in each.purposes]
@@ -273,8 +273,10 @@ def test_without_a_scope_it_is_refused_whatever_policy_says(world: World) -> Non
 
 @pytest.mark.parametrize("endpoint", [Endpoint.EVENTS, Endpoint.AUDIT])
 def test_what_is_for_development_is_refused_elsewhere(world: World, endpoint: Endpoint) -> None:
+    """And it is said where it is served."""
     answer = world.ask(Try(endpoint, ()), {})
     assert outcome(answer) == (403, "OPERATION_FORBIDDEN")
+    assert "events.enabled" in answer.json()["message"]
 
 
 # -- what an attacker tries ----------------------------------------------------------------------------------------

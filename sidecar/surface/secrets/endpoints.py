@@ -166,6 +166,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     cas: int | None = None
     idempotency_key: str = ""
+    last_event_id: str = ""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -201,7 +202,8 @@ def recognise(head: Head) -> Call:
             raise Refused(Code.OPERATION_FORBIDDEN, f"this endpoint is served by: {served}")
         raise Refused(Code.OPERATION_FORBIDDEN, f"the Secrets API has no such endpoint; see {ROOT}/openapi.json")
     query = _query(head.query, row)
-    return Call(row, query, head.headers, _if_match(head, row), _idempotency_key(head, row))
+    last = head.headers.get("last-event-id", "") if row.endpoint is Endpoint.EVENTS else ""
+    return Call(row, query, head.headers, _if_match(head, row), _idempotency_key(head, row), last)
 
 
 def _query(text: str | None, row: Row) -> dict[str, str]:

@@ -39,6 +39,23 @@ _VERSION: Final = _object(version={"type": "integer"}, created_at=_TEXT, deleted
 _VERSIONS: Final[Schema] = {"type": "array", "items": _VERSION}
 _ITEMS: Final = _object(items={"type": "array", "items": _object(uri=_URI)}, next=_TEXT)
 _TRANSFER: Final = _object(fromUri=_URI, toUri=_URI, version=_COUNT)
+_HAPPENED: Final = _object(
+    id={"type": "string"},
+    ts={"type": "string"},
+    event={"type": "string"},
+    subject=_object(sub=_TEXT, client_id=_TEXT),
+    phase=_TEXT,
+    effect=_TEXT,
+    code=_TEXT,
+    purpose=_TEXT,
+    operation=_TEXT,
+    resource_ref=_TEXT,
+    parent_ref=_TEXT,
+    kv_version=_COUNT,
+    decision_id=_TEXT,
+    policy_version=_TEXT,
+    correlation_id=_TEXT,
+)
 _RESULT: Final[Schema] = {
     "type": "object",
     "properties": {"op": {"type": "string"}, "uri": _URI, "status": {"type": "integer"}, "error": {"type": "object"}},
@@ -69,9 +86,11 @@ ANSWERS: Final[Mapping[Endpoint, Schema]] = {
     Endpoint.COPY: _TRANSFER,
     Endpoint.MOVE: _TRANSFER,
     Endpoint.SEARCH: _ITEMS,
+    Endpoint.AUDIT: _object(items={"type": "array", "items": _HAPPENED}),
+    Endpoint.EVENTS: {"type": "string"},
     Endpoint.OPENAPI: {"type": "object"},
 }
-"""What each endpoint answers with. One that is not here answers with errors only."""
+"""What each endpoint answers with."""
 
 _QUERY: Final[Mapping[str, tuple[Schema, str]]] = {
     "uri": ({"type": "string", "minLength": 1}, "A secret URI, percent-encoded: `#` is %23."),
@@ -160,7 +179,8 @@ def _responses(row: Row) -> dict[str, Any]:
     """Its answer, and every refusal that there is: each request passes all stages, whatever its endpoint."""
     found: dict[str, Any] = {}
     if row.endpoint in ANSWERS:
-        content = {"application/json": {"schema": ANSWERS[row.endpoint]}}
+        media = "text/event-stream" if row.endpoint is Endpoint.EVENTS else "application/json"
+        content = {media: {"schema": ANSWERS[row.endpoint]}}
         for status in ("200", "201") if row.endpoint is Endpoint.WRITE else ("200",):
             found[status] = {"description": HTTPStatus(int(status)).phrase, "content": content}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

@@ -132,6 +132,13 @@ def operation(act: Act, uri: SecretUri, mounts: MountTable, policy: str = "") ->
     return Operation(way.name, PURPOSES[act], uri, main, mutation=act not in _LOOKING, also=also)
 
 
+def knowing(uri: SecretUri) -> Operation:
+    """The operation by which it is decided whether a caller may know of a secret, or a folder, at all. It reaches
+    nothing."""
+    name = f"{uri.engine or uri.provider}.{'list' if uri.folder else 'metadata_read'}"
+    return Operation(name, Purpose.READ_METADATA, uri, UpstreamRequest("", ""))
+
+
 def _target(text: str, uri: SecretUri, mount: str) -> Target:
     method, _, area = text.partition(" ")
     path = encode_path(uri.path)
