@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -26,7 +26,9 @@ app = typer.Typer(
 audit = typer.Typer(help="Read, verify and search the audit.", no_args_is_help=True)
 policy = typer.Typer(help="Ask the configured PDP.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+injector = typer.Typer(help="The Kubernetes admission webhook.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
+app.add_typer(injector, name="injector")
 app.add_typer(dev, name="dev")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file (YAML).", show_default=False)]
@@ -66,9 +68,16 @@ def _fail(message: str, code: int = EXIT_REFUSED) -> NoReturn:
     raise typer.Exit(code)
 
 
+Loaded = TypeVar("Loaded")
+
+
 def _load(path: Path) -> Config:
+    return _valid(load, path)
+
+
+def _valid(read: Callable[[Path], Loaded], path: Path) -> Loaded:
     try:
-        return load(path)
+        return read(path)
     except ConfigError as error:
         lines = [f"{path}: {len(error.problems)} problem(s)"]
         for problem in error.problems:
@@ -368,3 +377,28 @@ def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config:
     except Refused as refused:
         _fail(f"{refused.code}: {refused.message}")
     raise typer.Exit(ref(secret, resource_refs(loaded), sys.stdout))
+
+
+# -- injector ------------------------------------------------------------------------------------------------------
+@injector.command("serve")
+def injector_serve(config: ConfigFile) -> None:
+    """Run the webhook that puts the sidecar into pods. SIGTERM drains and stops it, SIGHUP reloads its certificate.
+
+    The configuration is its own: docs/reference/injector.md.
+    """
+    from sidecar.injector.app import run
+    from sidecar.injector.config import load as load_injector
+
+    raise typer.Exit(run(_valid(load_injector, config)))
+
+
+@injector.command("check")
+def injector_check(config: ConfigFile) -> None:
+    """Validate the injector's configuration: every problem in one run, each with its key and a remedy. Exit 0 or 2."""
+    import yaml
+
+    from sidecar.injector.config import load as load_injector
+
+    loaded = _valid(load_injector, config)
+    typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+    typer.echo(f"{config}: valid", err=True)

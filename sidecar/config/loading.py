@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sidecar.config.checks import cross_checks
 from sidecar.config.problems import ConfigError, Problem
@@ -37,6 +37,8 @@ ENVIRONMENT_NAMES: Final[Mapping[str, str]] = {
 """The documented short names; each stands for one key. `SIDECAR__SECTION__KEY` reaches every key and wins."""
 
 MAX_DEPTH: Final = 100
+
+Model = TypeVar("Model", bound=BaseModel)
 
 ENVIRONMENT_PREFIX: Final = "SIDECAR__"
 
@@ -75,9 +77,9 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
         ConfigError: with every problem found, never only the first.
     """
     problems: list[Problem] = []
-    tree = _read_file(path, problems) if path is not None else {}
+    tree = read_tree(path, problems) if path is not None else {}
     _apply_environment(tree, environ, problems)
-    config = _validate(tree, problems)
+    config = validated(Config, tree, problems)
     if config is not None:
         broken = {problem.key for problem in problems}
         problems += [
@@ -135,7 +137,8 @@ def _place(error: BaseException) -> str:
     return f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
-def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
+def read_tree(path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """The mapping in a YAML file, without its nulls; what is wrong with it is noted, and gives an empty one."""
     try:
         tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -200,11 +203,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _validate(tree: dict[str, Any], problems: list[Problem]) -> Config | None:
+def validated(model: type[Model], tree: dict[str, Any], problems: list[Problem]) -> Model | None:
     """Validates; what is wrong is noted and taken out, so that the rest is looked at in the same run."""
     for _ in range(100):
         try:
-            return Config.model_validate(tree)
+            return model.model_validate(tree)
         except ValidationError as error:
             for item in error.errors(include_url=False, include_input=False, include_context=False):
                 problems.append(_problem_of(item["type"], item["loc"], item["msg"]))

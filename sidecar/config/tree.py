@@ -20,6 +20,7 @@ def _split_commas(value: object) -> object:
 CommaList = Annotated[list[str], BeforeValidator(_split_commas)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class _Section(BaseModel):
@@ -377,7 +378,7 @@ class Ops(_Section):
     """Operations listener and logs."""
 
     address: str = "127.0.0.1:9102"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     log_format: Literal["json", "console"] = "json"
     otlp_endpoint: str = ""
     """An OpenTelemetry collector's base URL for OTLP over HTTP; empty: no traces."""

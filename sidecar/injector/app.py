@@ -1,0 +1,146 @@
+"""The injector, assembled: listens, keeps its certificate fresh, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+import uvloop
+from aiohttp import web
+from cryptography import x509
+
+from sidecar.config import ListenTls, split_address
+from sidecar.door.tls import ListenerTls
+from sidecar.injector import metrics
+from sidecar.injector.admit import Rules
+from sidecar.injector.cluster import Cluster, ClusterError, own_namespace
+from sidecar.injector.config import InjectorConfig
+from sidecar.injector.server import webhook_app
+from sidecar.ops.health import Check, operations_app
+from sidecar.ops.logs import configure as configure_logs
+
+DRAIN_SECONDS: Final = 20.0
+_log = structlog.get_logger(__name__)
+
+
+def run(config: InjectorConfig) -> int:
+    """Runs the webhook until SIGTERM or SIGINT. Returns the exit status."""
+    configure_logs(config.ops.log_level, config.ops.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: InjectorConfig) -> int:
+    stop, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            injector = await stack.enter_async_context(Injector(config))
+        except (ClusterError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            _log.error("cannot start", reason=str(error))
+            return 1
+        while not stop.is_set():
+            waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in waiters:
+                waiter.cancel()
+            if reload.is_set():
+                reload.clear()
+                injector.reload()
+        _log.info("draining", seconds=DRAIN_SECONDS)
+    return 0
+
+
+class Injector:
+    """The assembled webhook, as an async context manager: listening inside, drained and closed after."""
+
+    def __init__(self, config: InjectorConfig, cluster: Cluster | None = None) -> None:
+        """`cluster` stands in for the pod's own way to its API server."""
+        self._config = config
+        self._cluster = cluster
+        self._stack = contextlib.AsyncExitStack()
+        self._serving = False
+
+    async def __aenter__(self) -> Injector:
+        async with contextlib.AsyncExitStack() as stack:
+            self._stack = stack
+            await self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._serving = False
+        await self._stack.aclose()
+
+    def reload(self) -> None:
+        """Takes up the certificate's files at once."""
+        try:
+            self._tls.reload()
+        except (OSError, ValueError) as error:
+            _log.error("certificate not reloaded, the old stays in force", reason=type(error).__name__)
+
+    async def _start(self) -> None:
+        config = self._config
+        rules = Rules(config, config.namespace or own_namespace(), await self._native())
+        self._tls = ListenerTls(await self._files())
+        self._background(self._tls.watch())
+        await self._listen(web.AppRunner(self._operations(), access_log=None, shutdown_timeout=1.0), config.ops.address)
+        app = webhook_app(rules, config.listen.max_body_mib * 1024 * 1024)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+        await self._listen(runner, config.listen.address, self._tls)
+        self._serving = True
+        _log.info("serving", address=config.listen.address, operations=config.ops.address, native=rules.native)
+
+    async def _native(self) -> bool:
+        if self._config.native_sidecars == "auto":
+            return await (await self._connected()).has_native_sidecars()
+        return self._config.native_sidecars == "always"
+
+    async def _files(self) -> ListenTls:
+        """The certificate's files."""
+        return self._config.listen.tls
+
+    async def _connected(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = await self._stack.enter_async_context(Cluster.of_this_pod())
+        return self._cluster
+
+    async def _listen(self, runner: web.AppRunner, address: str, tls: ListenerTls | None = None) -> None:
+        host, port = split_address(address)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, host, port, ssl_context=tls.context if tls else None).start()
+
+    def _operations(self) -> web.Application:
+        def listener() -> Check:
+            return Check(self._serving, "" if self._serving else "not serving")
+
+        def certificate() -> Check:
+            return Check(True, warning=self._tls.problem)
+
+        return operations_app({"listener": listener, "certificate": certificate}, metrics.REGISTRY, self._refresh)
+
+    def _refresh(self) -> None:
+        file = self._config.listen.tls.cert_file
+        if file is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            first = x509.load_pem_x509_certificates(file.read_bytes())[0]
+            metrics.CERTIFICATE_EXPIRES.set(first.not_valid_after_utc.timestamp())
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that goes on until the injector stops."""
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(work))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

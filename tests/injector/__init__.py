@@ -1,0 +1,1 @@
+"""The injector: what it decides about pods, and how it is asked."""
