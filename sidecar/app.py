@@ -139,6 +139,7 @@ class Sidecar:
         self._feed: RevocationFeed | None = None
         self._shared: SharedReplays | None = None
         self._watching: Watching | None = None
+        self._parts: dict[str, Callable[[], Check]] = {}
         self.addresses: list[str] = []
         self.ops_address = ""
 
@@ -422,7 +423,8 @@ class Sidecar:
     # -- operations --------------------------------------------------------------------------------------------------
     async def _start_ops(self) -> None:
         host, port = split_address(self._config.ops.address)
-        app = operations_app(self._checks(), metrics.REGISTRY, self._refresh_gauges)
+        self._parts = self._checks()
+        app = operations_app(self._parts, metrics.REGISTRY, self._refresh_gauges)
         if self._config.ops.debug:
             add_debug(app, lambda limit: live_grants(self._decider.standing.snapshot(limit), self._refs))
         add_revalidate(app, self._revalidate, self._config.ops.token_file)
@@ -489,6 +491,10 @@ class Sidecar:
         return checks
 
     def _refresh_gauges(self) -> None:
+        for name, look in self._parts.items():
+            found = look()
+            metrics.PART_READY.labels(name).set(found.ready)
+            metrics.PART_WARNING.labels(name).set(bool(found.warning))
         metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
         metrics.MOUNTS_AGE_SECONDS.set(self._mounts.age)
         metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))

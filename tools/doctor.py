@@ -204,6 +204,7 @@ def findings() -> list[Finding]:
         node(),
         npm(),
         program("etcd", TEST, "etcd-server"),
+        program("promtool", TEST, "prometheus"),
         program("redis-server", TEST, "redis-server"),
         program("curl", TEST, "curl"),
         space("disk, checkout", ROOT, environment),

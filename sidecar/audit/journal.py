@@ -30,7 +30,7 @@ from sidecar.audit.stamping import STAMP_BYTES, STAMPED, Body, Stamper, Tip
 from sidecar.audit.status import JournalStatus
 from sidecar.clock import Clock
 from sidecar.errors import Refused
-from sidecar.ops.metrics import AUDIT_BACKLOG_BYTES, AUDIT_RECORDS
+from sidecar.ops.metrics import AUDIT_BACKLOG_BYTES, AUDIT_LIMIT_BYTES, AUDIT_RECORDS
 
 MAX_RECORD_BYTES: Final = 256 * 1024
 """A larger record is refused: a Kafka broker takes no message over 1 MiB by default."""
@@ -231,6 +231,7 @@ class Journal:
 
     def _begin(self) -> None:
         AUDIT_BACKLOG_BYTES.set_function(lambda: self._spool.total_bytes)
+        AUDIT_LIMIT_BYTES.set(self._max_spool_bytes)
         self._thread.start()
         self._packer.start()
         self._watch = self._loop.call_later(_STALL_SECONDS / 5, self._watch_for_stall)

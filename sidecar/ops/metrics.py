@@ -6,6 +6,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
+from sidecar.errors import STATUS, Code
+
 # A second series beside each counter, which nobody asked for.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
 
@@ -86,15 +88,21 @@ AUDIT_BACKLOG_RECORDS: Final = Gauge(
     "sidecar_audit_backlog_records", "Records not yet acknowledged by Kafka", registry=REGISTRY
 )
 AUDIT_BACKLOG_BYTES: Final = Gauge("sidecar_audit_backlog_bytes", "Bytes of the spool in use", registry=REGISTRY)
+AUDIT_LIMIT_BYTES: Final = Gauge(
+    "sidecar_audit_limit_bytes", "Bytes that the spool may use: beyond them nothing is released", registry=REGISTRY
+)
 AUDIT_OLDEST_SECONDS: Final = Gauge(
     "sidecar_audit_oldest_seconds",
     "Age of the oldest record not yet acknowledged by Kafka",
     registry=REGISTRY,
 )
+KAFKA_REASONS: Final = (
+    *("no_broker", "no_answer", "topic_missing", "topic_replaced"),
+    *("not_authorized", "record_too_large", "credentials", "other"),
+)
 AUDIT_KAFKA_ERRORS: Final = Counter(
     "sidecar_audit_kafka_errors",
-    "Times that records could not be sent to Kafka: no_broker, no_answer, topic_missing, topic_replaced, "
-    "not_authorized, record_too_large, credentials, other",
+    f"Times that records could not be sent to Kafka: {', '.join(KAFKA_REASONS)}",
     ["reason"],
     registry=REGISTRY,
 )
@@ -103,3 +111,27 @@ PROVENANCE_FAILURES: Final = Counter(
 )
 EVENT_STREAMS: Final = Gauge("sidecar_event_streams", "Open streams of `/api/secrets/events`", registry=REGISTRY)
 CACHE_ENTRIES: Final = Gauge("sidecar_cache_entries", "Entries of each bounded table", ["cache"], registry=REGISTRY)
+PART_READY: Final = Gauge(
+    "sidecar_part_ready",
+    "What /readyz says: 1 for each part that is ready, 0 for one that is not",
+    ["part"],
+    registry=REGISTRY,
+)
+PART_WARNING: Final = Gauge(
+    "sidecar_part_warning",
+    "What /readyz says: 1 for each part that is ready with a warning",
+    ["part"],
+    registry=REGISTRY,
+)
+
+# A counter that only appears with its first event looks to Prometheus as if nothing had happened: what alerts look at
+# is there from the start.
+for _code, _status in STATUS.items():
+    if _status >= 500:
+        ERRORS.labels(_code)
+for _code in (Code.BINDING_MISMATCH, Code.BINDING_CHANGED, Code.PROOF_INVALID):
+    DENIES.labels(_code)
+for _kind in ("proof", "token"):
+    REPLAYS.labels(_kind)
+for _reason in KAFKA_REASONS:
+    AUDIT_KAFKA_ERRORS.labels(_reason)

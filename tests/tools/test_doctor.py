@@ -70,6 +70,7 @@ def machine(tmp_path: Path) -> Machine:
     found.has("make")
     found.has("curl", "curl 8.11")
     found.has("etcd")
+    found.has("promtool")
     found.has("redis-server")
     found.has("go", r"go1.26.8\nlocal\n")
     found.has("node", "v20.20.2")
@@ -94,6 +95,7 @@ def test_a_machine_that_has_everything_is_fit(machine: Machine) -> None:
         ("node", "nodejs"),
         ("npm", "npm"),
         ("etcd", "etcd-server"),
+        ("promtool", "prometheus"),
         ("redis-server", "redis-server"),
         ("make", "make"),
     ],
