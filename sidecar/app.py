@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,7 +51,8 @@ from sidecar.ops.revalidate import add_revalidate
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
-from sidecar.secrets.providers import providers
+from sidecar.secrets.providers import engines, stores
+from sidecar.secrets.providers.port import Provider
 from sidecar.secrets.watching import Watching
 from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.json_body import read_object
@@ -125,9 +126,11 @@ async def _serve(config: Config) -> int:
 class Sidecar:
     """The assembled proxy, as an async context manager: listening inside, drained and closed after."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, further: Sequence[Provider] = ()) -> None:
+        """`further` are providers beside those that the configuration names."""
         self._config = config
         self._clock = clock or SystemClock()
+        self._stores = {store.scheme: store for store in (*stores(config), *further)}
         self._stack = contextlib.AsyncExitStack()
         self._is_serving = False
         self._shipper: KafkaShipper | None = None
@@ -200,7 +203,11 @@ class Sidecar:
         tls = config.upstream.tls
         files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
         self._background(watch(files, self._reload_upstream))
-        mounts = self._mounts = MountSource(config, logins.own, clock)
+        for store in self._stores.values():
+            await store.start()
+            self._background(store.watch())
+        can = {scheme: store.can for scheme, store in self._stores.items()}
+        mounts = self._mounts = MountSource(config, logins.own, clock, can)
         stack.push_async_callback(mounts.close)
         await mounts.refresh()
         self._background(mounts.keep_fresh())
@@ -249,7 +256,7 @@ class Sidecar:
             api=vault_api(config, lambda: mounts.table),
             mounts=mounts,
             authenticator=authenticator,
-            guard=Guard(config),
+            guard=Guard(config, [scheme for scheme, store in self._stores.items() if store.read_only]),
             decider=self._decider,
             journal=journal,
             upstream=upstream,
@@ -262,7 +269,8 @@ class Sidecar:
             clock=clock,
             attributes=self._attributes,
             secrets=SecretsApi(clock),
-            providers=providers(lambda: mounts.table),
+            providers={**engines(lambda: mounts.table), **self._stores},
+            has_openbao=config.upstream.address is not None,
             watching=self._watching,
             policy_version=self._policy_version,
         )
@@ -476,12 +484,14 @@ class Sidecar:
         checks: dict[str, Callable[[], Check]] = {
             "listener": listener,
             "audit": audit,
-            "upstream": upstream,
             "keys": keys,
-            "mounts": mounts,
             "leases": leases,
             "pdp": pdp,
         }
+        if self._config.upstream.address is not None:
+            checks |= {"upstream": upstream, "mounts": mounts}
+        for scheme, store in self._stores.items():
+            checks[f"provider {scheme}"] = partial(_provider_check, store)
         if self._shared is not None:
             shared = self._shared
             checks["replay store"] = lambda: Check(not shared.problem, shared.problem)
@@ -508,6 +518,10 @@ def _checkpoints(config: Checkpoint, clock: Clock) -> Checkpoints | None:
     if config.key_file is None:
         return None
     return Checkpoints(config.key_file, config.every_records, config.every_seconds, clock)
+
+
+def _provider_check(store: Provider) -> Check:
+    return Check(not store.problem, store.problem)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

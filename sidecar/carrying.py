@@ -206,11 +206,13 @@ class Carrying:
                 raise Refused(Code.VERSION_CONFLICT, "the secret has another version by now") from None
             version = getattr(done, "version", None)
             trail.kv_version = version if type(version) is int else None
-            if not mutation:
+            if not mutation and permit.operation.asks_openbao:
                 await stages.mounts.confirm(trail.mounts, since=None)
             trail.stage = Stage.RELEASE
             await stages.write_outcome(permit, trail.upstream_status or 200, trail)
         except UpstreamFailure as failure:
+            if mutation and failure.sent and not permit.operation.asks_openbao:
+                permit.reservation.commit()  # what OpenBao may have done is counted where it is asked
             raise Recorded(await stages.record_refusal(failure, trail)) from None
         except Refused as refused:
             raise await self._refused(refused) from None

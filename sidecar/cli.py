@@ -112,6 +112,7 @@ def check(config: ConfigFile) -> None:
 
     loaded = _load(config)
     warnings = _policy_warnings(loaded)
+    _check_yaml_file(loaded)
     typer.echo(yaml.safe_dump(effective(loaded), sort_keys=False, allow_unicode=True).rstrip())
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -135,6 +136,18 @@ def _policy_warnings(config: Config) -> list[str]:
     except PolicyError as error:
         _fail(f"{key}.cedar.policies: {error}", EXIT_USAGE)
     return warnings
+
+
+def _check_yaml_file(config: Config) -> None:
+    """Reads the file of the YAML provider as `serve` would."""
+    if config.yaml_provider.path is None:
+        return
+    from sidecar.secrets.providers.yaml_file.store import Store
+
+    try:
+        Store(config.yaml_provider.path).look()
+    except ValueError as error:
+        _fail(f"yaml_provider.path: {error}", EXIT_USAGE)
 
 
 # -- explain -------------------------------------------------------------------------------------------------------

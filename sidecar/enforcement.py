@@ -95,7 +95,9 @@ class Enforcement:
         providers: Mapping[str, Provider],
         watching: Watching | None = None,
         policy_version: Callable[[], str] = lambda: "",
+        has_openbao: bool = True,
     ) -> None:
+        self._has_openbao = has_openbao
         self._api = api
         self._mounts = mounts
         self._authenticator = authenticator
@@ -154,6 +156,8 @@ class Enforcement:
         trail.came_at, trail.mounts = self._clock.elapsed(), self._api.mounts
         if head.path.startswith(ROOT):
             return await self._secrets_api(inbound, head, trail)
+        if not self._has_openbao:
+            raise Refused(Code.UNSUPPORTED_OPERATION, f"this sidecar has no OpenBao behind it; it serves {ROOT}")
         route = self._api.token_call(head) or self._api.route(head)
         if isinstance(route, LocalAnswer):
             trail.local = f"local.{route.kind}"
@@ -260,8 +264,9 @@ class Enforcement:
     async def _announce(self, operation: Operation, trail: Trail) -> None:
         """Before whatever changes something: its mount is still what it was named by, and the intent is durable."""
         # What only computes with a key is held to the bound of reads: it changes nothing that stays.
-        since = None if operation.purpose is Purpose.EXECUTE else trail.came_at
-        await self._mounts.confirm(trail.mounts, since=since, changing=True)
+        if operation.asks_openbao:
+            since = None if operation.purpose is Purpose.EXECUTE else trail.came_at
+            await self._mounts.confirm(trail.mounts, since=since, changing=True)
         await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
 
     async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:

@@ -18,7 +18,7 @@ One look serves all who wait for it. The mounts' own ids are compared, so that o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -39,6 +39,9 @@ LOOK_SECONDS: Final = 2.0
 """How long a request waits for a look."""
 RETRY_SECONDS: Final = 2.0
 
+Stores = Mapping[str, Collection[str]]
+"""The providers beside OpenBao: URI scheme → what each can do."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -48,8 +51,11 @@ class MountSource:
     `table` is the same object for as long as OpenBao's mounts are the same.
     """
 
-    def __init__(self, config: Config, login: BrokerLogin | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, login: BrokerLogin | None, clock: Clock | None = None, stores: Stores | None = None
+    ) -> None:
         """`login` is the sidecar's own; None where there is none, and mounts are configured."""
+        self._stores = stores
         self._config = config
         self._login = login
         self._clock = clock or SystemClock()
@@ -61,7 +67,7 @@ class MountSource:
         self._seen_at = -1.0
         self._comparable = login is not None
         self._disagreement = ""
-        self.table = table_of(config, self._configured or ())
+        self.table = table_of(config, self._configured or (), stores)
         self.problem = "" if login is not None else "without a login of its own the sidecar compares no mounts"
 
     @property
@@ -153,7 +159,7 @@ class MountSource:
         self.problem = self._disagreement = (
             f"{disagreeing} configured mounts disagree with OpenBao's" if disagreeing else ""
         )
-        self.table = table_of(self._config, mounts)
+        self.table = table_of(self._config, mounts, self._stores)
         self._found = found
         if changed:
             metrics.MOUNT_CHANGES.inc()
@@ -169,10 +175,11 @@ def configured_mounts(config: Config) -> list[Mount] | None:
     return [Mount(entry.path, entry.engine, entry.namespace) for entry in config.mounts]
 
 
-def table_of(config: Config, mounts: Iterable[Mount]) -> MountTable:
-    """The table of these mounts for the configured tenant. Their namespaces are below `upstream.namespace`."""
+def table_of(config: Config, mounts: Iterable[Mount], stores: Stores | None = None) -> MountTable:
+    """The table of these mounts, and of the providers beside OpenBao, for the configured tenant. The mounts' namespaces
+    are below `upstream.namespace`."""
     upstream = config.upstream
-    return MountTable(mounts, config.tenant.allowed_mounts, upstream.provider, upstream.namespace)
+    return MountTable(mounts, config.tenant.allowed_mounts, upstream.provider, upstream.namespace, stores)
 
 
 def vault_api(config: Config, table: Callable[[], MountTable]) -> VaultApi:

@@ -339,3 +339,38 @@ def test_exchange_and_passthrough_need_callers_that_bring_what_they_need(tmp_pat
     token.write_text("x")
     pod = {"enabled": True, "token_file": str(token)}
     assert "identity.pod.enabled" in problems(tmp_path, with_(tree, "identity.pod", pod))
+
+
+def alone(tmp_path: Path) -> dict[str, object]:
+    """Without OpenBao: a file of secrets is all there is."""
+    file = tmp_path / "secrets.yaml"
+    file.write_text("secret: {app: {k: v}}\n")
+    file.chmod(0o600)
+    tree = with_(minimal(tmp_path), "yaml_provider", {"path": str(file)})
+    del tree["upstream"], tree["mounts"]
+    return tree
+
+
+def test_a_yaml_file_is_enough(tmp_path: Path) -> None:
+    config = load(written(tmp_path, alone(tmp_path)), {})
+    assert config.yaml_provider.path is not None
+    assert not config.upstream.has_own_login
+    short = load(
+        written(tmp_path, with_(alone(tmp_path), "yaml_provider", {})),
+        {"YAML_VAULT_PATH": str(tmp_path / "secrets.yaml")},
+    )
+    assert short.yaml_provider.path == tmp_path / "secrets.yaml"
+    nobody = with_(alone(tmp_path), "tenant", {"id": "acme", "salt": SALT})
+    assert problems(tmp_path, nobody) == {"tenant.allowed_mounts": "is empty, nothing would be allowed"}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_yaml_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    tree = alone(tmp_path)
+    (tmp_path / "secrets.yaml").chmod(mode)
+    found = problems(tmp_path, tree)
+    assert list(found) == ["yaml_provider.path"]
+    assert "open to others" in found["yaml_provider.path"]
+    assert list(problems(tmp_path, with_(alone(tmp_path), "yaml_provider", {"path": str(tmp_path / "no")}))) == [
+        "yaml_provider.path"
+    ]

@@ -4,7 +4,7 @@
 keys. `load` reports every problem of a file in one run, each with its key and a remedy.
 """
 
-from sidecar.config.checks import is_loopback, split_address
+from sidecar.config.checks import MAX_YAML_BYTES, is_loopback, split_address
 from sidecar.config.loading import ENVIRONMENT_NAMES, ENVIRONMENT_PREFIX, effective, load
 from sidecar.config.problems import ConfigError, Problem
 from sidecar.config.salts import salts_of
@@ -43,6 +43,7 @@ from sidecar.config.tree import (
 __all__ = [
     "ENVIRONMENT_NAMES",
     "ENVIRONMENT_PREFIX",
+    "MAX_YAML_BYTES",
     "Algorithm",
     "AntiReplay",
     "Audit",

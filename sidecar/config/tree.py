@@ -111,7 +111,7 @@ class Upstream(_Section):
             "jwt": auth.jwt_file,
             "cert": self.tls.cert_file,
         }
-        return auth.mode == "broker" or credentials[auth.method] is not None
+        return self.address is not None and (auth.mode == "broker" or credentials[auth.method] is not None)
 
 
 class MountEntry(_Section):
@@ -123,9 +123,10 @@ class MountEntry(_Section):
 
 
 class YamlProvider(_Section):
-    """Secrets in one YAML file, for development."""
+    """Secrets in one YAML file, for development: read-only unless `environment` is dev or test."""
 
     path: Path | None = None
+    """Mode 0600, of the user who runs the sidecar. Without `upstream.address` it is all there is."""
 
 
 class Tenant(_Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.errors import Code, Refused
@@ -11,7 +13,9 @@ from sidecar.surface.operation import SCOPE, Operation, Purpose
 class Guard:
     """What no policy can permit."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, read_only: Collection[str] = ()) -> None:
+        """`read_only` are the schemes of the providers that are not to be changed."""
+        self._read_only = frozenset(read_only)
         self._mounts = frozenset(mount.strip("/") for mount in config.tenant.allowed_mounts)
         self._enforces_scopes = config.scopes.enforce
         self._passthrough = config.upstream.auth.mode == "passthrough"
@@ -22,12 +26,16 @@ class Guard:
         Raises:
             Refused: TENANT_MOUNT_MISMATCH outside the tenant's mounts; SCOPE_MISSING, with the scope that the challenge
                 asks for, where scopes are enforced and the token lacks the purpose's; TOKEN_MISSING
-                where the caller's own OpenBao token would be sent and there is none.
+                where the caller's own OpenBao token would be sent and there is none; PROVIDER_READ_ONLY.
         """
-        if self._passthrough:
+        if self._passthrough and operation.asks_openbao:
             caller.brought_token()
         if operation.uri.mount not in self._mounts:
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
+        if operation.mutation and operation.uri.provider in self._read_only:
+            raise Refused(
+                Code.PROVIDER_READ_ONLY, "This provider's secrets are changed where environment is dev or test only."
+            )
         self.check_scope(operation.purpose, caller)
 
     def check_scope(self, purpose: Purpose, caller: Caller) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar.decision.permit import Obligations
-from sidecar.surface.operation import Operation
+from sidecar.surface.operation import Operation, Purpose
 
 MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that every JSON reader takes exactly (RFC 7493, section 2.2). Beyond it PDP and sidecar could
@@ -28,8 +28,8 @@ MAX_NOTIFICATION_BYTES: Final = 16 * 1024
 ANNOTATIONS: Final = frozenset({"ttl_seconds", "max_uses", "release", "step_up", "step_up_max_age"})
 """Annotations of a Cedar policy that are obligations."""
 
-_RELEASABLE: Final = frozenset({"kv1.read", "kv2.read", "kv2.subkeys"})
-"""Operations whose answer is a secret's keys, so that `release` can be met."""
+_RELEASABLE: Final = frozenset({"kv1.read", "kv1.keys", "kv2.read", "kv2.subkeys"})
+"""OpenBao's operations whose answer is a secret's keys, so that `release` can be met."""
 
 _DECIMAL: Final = re.compile(r"[1-9][0-9]{0,15}", re.ASCII)
 _ACR: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]{1,256}")
@@ -123,7 +123,7 @@ def strictest(several: Iterable[Obligations]) -> Obligations:
 def unmeetable(obligations: Obligations, operation: Operation, *, publishes_notifications: bool) -> str:
     """Why these obligations cannot be met on this operation, for the operator; empty where they can."""
     if obligations.release is not None:
-        if operation.name not in _RELEASABLE:
+        if not _gives_keys(operation):
             return f"`release` on {operation.name}, whose answer is not a secret's keys"
         if operation.uri.fragment is not None and operation.uri.fragment not in obligations.release:
             return "`release` does not name the key that is asked for"
@@ -158,6 +158,13 @@ def _usage_grant(members: Mapping[str, object]) -> Obligations:
     if not members:
         raise ObligationError("an empty usage_grant")
     return _grant_terms(members)
+
+
+def _gives_keys(operation: Operation) -> bool:
+    """Of another provider: each read, and the names of the keys."""
+    if operation.asks_openbao:
+        return operation.name in _RELEASABLE
+    return operation.purpose is Purpose.READ or operation.name.endswith(".keys")
 
 
 def _release(members: Mapping[str, object]) -> Obligations:

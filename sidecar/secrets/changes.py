@@ -17,12 +17,11 @@ from typing import Any, Final
 from sidecar.errors import Code, Refused
 from sidecar.secrets.desk import Desk, Held, Reply, Want, obtain_one
 from sidecar.secrets.provenance import Provenance
-from sidecar.secrets.providers.port import Conflict, Current, Provider, Values, Work, not_found
-from sidecar.surface.json_body import write as as_json
+from sidecar.secrets.providers.port import Conflict, Current, Provider, Values, Work, not_found, same
 from sidecar.surface.operation import UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.bodies import Generate, Rotate
-from sidecar.surface.secrets.operations import Act, password_policy, supports
+from sidecar.surface.secrets.operations import Act, password_policy, rotates_itself
 
 ATTEMPTS: Final = 60
 """How often a change is begun anew because another sidecar's came first."""
@@ -120,7 +119,7 @@ class Changes:
     def wanted_for_rotation(uri: SecretUri, body: Rotate) -> Want:
         """What a rotation needs. Raises `Refused`: MALFORMED_REQUEST where its value cannot be this secret's."""
         check_unversioned(uri)
-        if not supports(uri, Act.WRITE):
+        if rotates_itself(uri):
             if body.has_value or body.generate is not None:
                 raise Refused(Code.MALFORMED_REQUEST, "OpenBao makes the new value of this itself; give none")
         elif body.generate is not None:
@@ -136,7 +135,7 @@ class Changes:
         """The rotation itself."""
 
         async def rotate(work: Work, provider: Provider) -> Changed:
-            if not supports(uri, Act.WRITE):
+            if rotates_itself(uri):
                 await provider.rotate(work, uri)
                 return Changed(None, None, False)
             value = body.value if body.generate is None else await _generated(work, body.generate)
@@ -205,11 +204,6 @@ def to_value(uri: SecretUri, value: Any) -> Change:
             )
         return lambda _current: value
     return lambda current: {**(current or {}), key: value}
-
-
-def same(one: object, other: object) -> bool:
-    """Whether two values are written alike, numbers to the digit."""
-    return as_json({"": one}) == as_json({"": other})
 
 
 def without_key(key: str, only: Values | None = None) -> Change:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.errors import Code, Refused
-from sidecar.secrets.changes import Changed, Changes, PathLocks, check_unversioned, same, to_value
+from sidecar.secrets.changes import Changed, Changes, PathLocks, check_unversioned, to_value
 from sidecar.secrets.desk import Desk, Held, Reply, Want, obtain_all
-from sidecar.secrets.providers.port import Found, Provider, Values, Work
+from sidecar.secrets.providers.port import Found, Provider, Values, Work, same
 from sidecar.secrets.views import pick
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.bodies import Transfer

@@ -215,7 +215,7 @@ def nameable(uri: SecretUri) -> bool:
 
 def sort_key(uri: SecretUri) -> tuple[str, ...]:
     """The order of the walk: a secret comes before a folder of the same name."""
-    return (uri.mount, *uri.path, "1" if uri.folder else "0") if uri.folder else (uri.mount, *uri.path)
+    return (uri.provider, uri.mount, *uri.path, *(("1",) if uri.folder else ()))
 
 
 def _matches(uri: SecretUri, prefix: str, text: str) -> bool:
@@ -227,16 +227,16 @@ def _roots(desk: Desk, prefix: str) -> list[SecretUri]:
     """The folders in which everything with the prefix is: one, or each mount that can be listed where none is given."""
     mounts = desk.mounts
     if not prefix:
-        return [
-            root
-            for place in mounts.allowed()
-            if supports(root := SecretUri(mounts.provider, place.mount.engine, place.full, (), folder=True), Act.LIST)
+        every = [
+            SecretUri(mounts.provider, place.mount.engine, place.full, (), folder=True) for place in mounts.allowed()
         ]
+        every += [SecretUri(scheme, "", name, (), folder=True) for scheme in mounts.stores for name in mounts.own]
+        return sorted((root for root in every if supports(root, Act.LIST, mounts)), key=sort_key)
     folder = prefix if prefix.endswith("/") else prefix[: prefix.rfind("/") + 1]
     if folder.endswith("://"):
         raise Refused(Code.INVALID_URI, "a prefix names a mount at least: openbao+kv2://secret/")
     uri = desk.uri(folder)
-    if not supports(uri, Act.LIST):
+    if not supports(uri, Act.LIST, mounts):
         raise Refused(Code.UNSUPPORTED_OPERATION, "secrets of this kind are not listed")
     return [uri]
 

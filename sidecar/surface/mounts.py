@@ -11,7 +11,7 @@ What is not there and what is not allowed is refused alike, so that nobody can a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -56,10 +56,12 @@ class MountTable:
     """All mounts that are known, and those that the tenant may use. Immutable: a change makes a new table.
 
     `allowed_mounts` are full names, `namespace_prefix` (`upstream.namespace`) included. A namespace that cannot stand
-    in a header is nobody's. Raises `ValueError` for a mount that is no path, or that stands twice.
+    in a header is nobody's. `stores` are the providers beside OpenBao, by the scheme of their URIs, with what each can
+    do (`Act`); `own` are the tenant's mounts that can be theirs. Raises `ValueError` for a mount that is no path, or
+    that stands twice.
     """
 
-    __slots__ = ("_depth", "_places", "_prefix", "namespace_prefix", "provider")
+    __slots__ = ("_depth", "_places", "_prefix", "namespace_prefix", "own", "provider", "stores")
 
     def __init__(
         self,
@@ -67,13 +69,16 @@ class MountTable:
         allowed_mounts: Iterable[str],
         provider: str = "openbao",
         namespace_prefix: str = "",
+        stores: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.provider = provider
+        self.stores = stores or {}
         self.namespace_prefix = _trimmed_namespace(namespace_prefix)
         self._prefix = tuple(self.namespace_prefix.split("/")) if self.namespace_prefix else ()
         self._places: dict[str, Place] = {}
         self._depth = 0
         allowed = {name.strip("/") for name in allowed_mounts}
+        self.own = sorted(name for name in allowed if name and "/" not in name)
         for given in mounts:
             mount = _trimmed(given)
             segments = mount.name.split("/")

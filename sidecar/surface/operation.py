@@ -58,6 +58,10 @@ class UpstreamRequest:
     content_type: str = "application/json"
 
 
+NO_REQUEST: Final = UpstreamRequest("", "")
+"""Of an operation that another provider than OpenBao carries out."""
+
+
 class Issue(StrEnum):
     """What an operation hands out that can be renewed or revoked later, by the one it was handed to."""
 
@@ -103,11 +107,20 @@ class Operation:
     holds: str = ""
     also: frozenset[Target] = frozenset()
 
+    @property
+    def asks_openbao(self) -> bool:
+        """Whether OpenBao carries it out."""
+        return self.upstream is not NO_REQUEST
+
     def covers(self, request: UpstreamRequest) -> bool:
         """Whether a request belongs to this operation: whatever its body and query say."""
         main = self.upstream
         target = (request.method, request.path)
-        return request.namespace == main.namespace and (target == (main.method, main.path) or target in self.also)
+        return (
+            self.asks_openbao
+            and request.namespace == main.namespace
+            and (target == (main.method, main.path) or target in self.also)
+        )
 
 
 class LocalAnswerKind(StrEnum):

@@ -7,6 +7,7 @@ of a secret, a slash is encoded in the canonical form and taken as it is when re
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -15,7 +16,7 @@ from sidecar.surface.encoding import decode_fragment, encode_path, encode_segmen
 
 MAX_URI_CHARACTERS: Final = 65_536
 YAML: Final = "yaml"
-"""The provider of secrets in a YAML file. It has no engines, and no mounts but the first segment."""
+"""The provider of secrets in a YAML file. Like every one beside OpenBao it has no engines; its mount is one segment."""
 
 _VAULTS: Final = frozenset({"openbao", "hashicorp"})
 _VERSIONED: Final = frozenset({"kv2"})
@@ -70,6 +71,10 @@ class Mounts(Protocol):
     def provider(self) -> str:
         """The scheme of the URIs."""
 
+    @property
+    def stores(self) -> Mapping[str, Collection[str]]:
+        """The providers beside OpenBao by their schemes."""
+
     def locate(self, segments: tuple[str, ...]) -> tuple[str, str, int]:
         """Engine, full mount, and how many segments it takes. Raises `Refused`: TENANT_MOUNT_MISMATCH and others."""
 
@@ -92,9 +97,10 @@ def parse(text: str, mounts: Mounts | None = None) -> SecretUri:
     provider, engine = match.group(1), match.group(2) or ""
     raw_path, fragment, version = _parts(rest)
     segments, folder = split_path(raw_path)
-    if provider == YAML:
+    is_store = provider == YAML or (mounts is not None and provider in mounts.stores)
+    if is_store:
         if engine:
-            raise Refused(Code.UNSUPPORTED_ENGINE, "the provider yaml has no engines")
+            raise Refused(Code.UNSUPPORTED_ENGINE, "this provider has no engines")
         mount, depth = segments[0], 1
     elif provider in _VAULTS:
         engine, mount, depth = _locate(provider, engine, segments, mounts)
@@ -108,7 +114,7 @@ def parse(text: str, mounts: Mounts | None = None) -> SecretUri:
         )
     if version is not None and engine not in _VERSIONED:
         raise Refused(Code.AMBIGUOUS_QUERY, "only secrets of a KV version 2 mount have versions")
-    if fragment is not None and engine not in _KEYED and provider != YAML:
+    if fragment is not None and engine not in _KEYED and not is_store:
         _invalid("only secrets of a KV mount have keys to name in a fragment")
     return SecretUri(provider, engine, mount, segments[depth:], fragment, version or None, folder)
 

@@ -47,7 +47,7 @@ class UpstreamClient:
         self._login = login
         self._tls = upstream.tls
         self._context = client_context(upstream.tls)
-        self._base = base_url(upstream)
+        self._base = base_url(upstream) if upstream.address is not None else ""
         self._nodes = nodes_of(upstream)
         self._server_name = upstream.tls.server_name
         timeout = upstream.timeout_seconds
@@ -135,6 +135,8 @@ class UpstreamClient:
             if len(request.body) > _LARGE:
                 body = io.BytesIO(request.body)  # written in pieces: bytes would be copied whole into the transport
         started = time.perf_counter()
+        if not self._base:
+            raise unavailable("this sidecar has no OpenBao behind it")
         response = await self._send(self._base, request, headers, body)
         for _ in range(MAX_REDIRECTS):
             locations = response.headers.getall("Location", [])

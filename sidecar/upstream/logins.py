@@ -22,7 +22,8 @@ class Logins:
     def __init__(self, upstream: Upstream, clock: Clock | None = None) -> None:
         """Raises `OSError`, `ssl.SSLError`, `ValueError` where the configuration cannot be used."""
         self.own = BrokerLogin(upstream, clock) if upstream.has_own_login else None
-        self._exchange = ExchangeLogin(upstream, clock) if upstream.auth.mode == "exchange" else None
+        exchanges = upstream.auth.mode == "exchange" and upstream.address is not None
+        self._exchange = ExchangeLogin(upstream, clock) if exchanges else None
         self._kept: list[BrokerLogin | ExchangeLogin] = [
             login for login in (self.own, self._exchange) if login is not None
         ]

@@ -6,11 +6,19 @@ from sidecar.config.checks.audit import check_audit
 from sidecar.config.checks.caller import check_identity, check_replay
 from sidecar.config.checks.decision import check_authorization, check_revocations
 from sidecar.config.checks.places import is_loopback, split_address
-from sidecar.config.checks.serving import check_listen, check_mounts, check_ops, check_tenant, check_upstream
+from sidecar.config.checks.serving import (
+    MAX_YAML_BYTES,
+    check_listen,
+    check_mounts,
+    check_ops,
+    check_tenant,
+    check_upstream,
+    check_yaml_provider,
+)
 from sidecar.config.problems import Problem
 from sidecar.config.tree import Config
 
-__all__ = ["cross_checks", "is_loopback", "split_address"]
+__all__ = ["MAX_YAML_BYTES", "cross_checks", "is_loopback", "split_address"]
 
 
 def cross_checks(config: Config) -> list[Problem]:
@@ -27,17 +35,7 @@ def cross_checks(config: Config) -> list[Problem]:
         check_revocations,
         check_audit,
         check_ops,
-        _check_not_built,
+        check_yaml_provider,
     ):
         found += check(config)
-    return found
-
-
-def _check_not_built(config: Config) -> list[Problem]:
-    """Keys the contract names and this version cannot honour yet: refused, never ignored."""
-    found: list[Problem] = []
-    later: list[tuple[str, bool, str]] = [
-        ("yaml_provider.path", config.yaml_provider.path is not None, "remove it"),
-    ]
-    found += [Problem(key, "is not built in this version", remedy) for key, wanted, remedy in later if wanted]
     return found

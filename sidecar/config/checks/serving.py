@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from sidecar.config.checks.places import check_address, check_files, check_node
+from sidecar.config.private_file import NotPrivateError, read_private
 from sidecar.config.problems import Problem
 from sidecar.config.salts import salts_in
 from sidecar.config.tree import Config
+
+MAX_YAML_BYTES: Final = 256 * 1024
+"""Of `yaml_provider.path`: a second of reading, in pure Python."""
 
 
 def check_listen(config: Config) -> list[Problem]:
@@ -124,6 +129,18 @@ def check_mounts(config: Config) -> list[Problem]:
     return found
 
 
+def check_yaml_provider(config: Config) -> list[Problem]:
+    """The file of secrets: nobody else's business."""
+    path = config.yaml_provider.path
+    if path is None:
+        return []
+    try:
+        read_private(path, MAX_YAML_BYTES)
+    except NotPrivateError as error:
+        return [error.at("yaml_provider.path")]
+    return []
+
+
 def check_tenant(config: Config) -> list[Problem]:
     """The tenant: what it may use, its salt."""
     tenant = config.tenant
@@ -132,7 +149,7 @@ def check_tenant(config: Config) -> list[Problem]:
         found.append(Problem("tenant.id", "is missing", "give the tenant's id here or in TENANT_ID"))
     elif not tenant.id.isprintable() or "/" in tenant.id or ":" in tenant.id or len(tenant.id) > 128:
         found.append(Problem("tenant.id", "holds characters an identifier may not", "use letters, digits, - . _"))
-    if not tenant.allowed_mounts and config.upstream.address is not None:
+    if not tenant.allowed_mounts:
         found.append(Problem("tenant.allowed_mounts", "is empty, nothing would be allowed", "name the mounts"))
     if (tenant.salt is None) == (tenant.salt_file is None):
         found.append(

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 - the methods of a base class that only refuses
-"""What a provider of secrets is. Adding one is a class with these methods, entered in `sidecar.app`.
+"""What a provider of secrets is. Adding one is a class with these methods: docs/how-to/add-a-provider.md.
 
 A provider carries out what was permitted: each method takes the `Work` of one permit, and reaches OpenBao by it only.
 What it cannot do it does not declare in `can`; the caller gets 501 UNSUPPORTED_OPERATION before any method is called.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidecar.errors import Code, Refused
+from sidecar.surface.json_body import write as as_json
 from sidecar.surface.operation import Operation, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.operations import Act
@@ -101,11 +102,23 @@ class Provider:
     """A store of secrets: a base class whose every method says that the store cannot do this.
 
     A provider overrides what it declares in `can`. Every method may raise what `Work.ask` raises, and `Refused`:
-    NOT_FOUND.
+    NOT_FOUND. One that is no engine of OpenBao's has a URI `scheme` of its own, and asks its `Work` for nothing.
     """
 
+    scheme: str = ""
+    """`scheme://mount/path#key`; empty for OpenBao's engines."""
     can: frozenset[Act] = frozenset()
     """What it can do."""
+    read_only: bool = False
+    """Whether every change is refused, PROVIDER_READ_ONLY, before anybody is asked."""
+    problem: str = ""
+    """Why it cannot be used now, for the operator; empty where it can."""
+
+    async def start(self) -> None:
+        """Before the first request. Raises `OSError`, `ValueError` where it cannot be used as it is configured."""
+
+    async def watch(self) -> None:
+        """Runs beside the requests, and keeps `problem` true, until cancelled."""
 
     async def read(self, work: Work, uri: SecretUri) -> Found:
         """The secret, in the version that the URI names."""
@@ -154,6 +167,11 @@ class Provider:
     async def names(self, work: Work, folder: SecretUri) -> list[str]:
         """The names in a folder, sorted; a folder's ends with a slash. Empty where there is none."""
         raise unsupported()
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two values are written alike, numbers to the digit."""
+    return as_json({"": one}) == as_json({"": other})
 
 
 def not_found() -> Refused:

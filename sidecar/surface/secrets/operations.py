@@ -15,8 +15,8 @@ from typing import Final
 from sidecar.errors import Code, Refused
 from sidecar.surface.encoding import encode_path, encode_segment
 from sidecar.surface.mounts import MountTable
-from sidecar.surface.operation import Operation, Purpose, Target, UpstreamRequest
-from sidecar.surface.secret_uri import YAML, SecretUri
+from sidecar.surface.operation import NO_REQUEST, Operation, Purpose, Target, UpstreamRequest
+from sidecar.surface.secret_uri import SecretUri
 
 
 class Act(StrEnum):
@@ -85,20 +85,18 @@ _WAYS: Final[Mapping[str, Mapping[Act, _Way]]] = {
     },
     "transit": {Act.ROTATE: _Way("transit.rotate", "POST keys", ())},
     "database": {Act.ROTATE: _Way("database.rotate_role", "POST", ())},
-    YAML: {
-        Act.READ: _Way("yaml.read", ""),
-        Act.WRITE: _Way("yaml.write", ""),
-        Act.ROTATE: _Way("yaml.rotate", ""),
-        Act.DELETE: _Way("yaml.delete", ""),
-        Act.KEYS: _Way("yaml.keys", ""),
-        Act.LIST: _Way("yaml.list", ""),
-    },
 }
 
 
-def supports(uri: SecretUri, act: Act) -> bool:
-    """Whether the secret's engine, or the YAML provider, can do this at all."""
-    return act in _WAYS.get(uri.engine or uri.provider, {})
+def supports(uri: SecretUri, act: Act, mounts: MountTable) -> bool:
+    """Whether the secret's engine, or its provider, can do this at all."""
+    return act in (_WAYS.get(uri.engine, {}) if uri.engine else mounts.stores.get(uri.provider, ()))
+
+
+def rotates_itself(uri: SecretUri) -> bool:
+    """Whether the secret's engine makes new values itself and takes none."""
+    ways = _WAYS.get(uri.engine, {})
+    return Act.ROTATE in ways and Act.WRITE not in ways
 
 
 def password_policy(name: str) -> str:
@@ -112,23 +110,25 @@ def operation(act: Act, uri: SecretUri, mounts: MountTable, policy: str = "") ->
     Raises `Refused`: UNSUPPORTED_OPERATION where its engine cannot; PROVIDER_TRAILING_SLASH_MISMATCH where a folder is
     named and a secret is meant, or the other way round; TENANT_MOUNT_MISMATCH.
     """
-    way = _WAYS.get(uri.engine or uri.provider, {}).get(act)
-    if way is None:
+    if not supports(uri, act, mounts):
         raise Refused(Code.UNSUPPORTED_OPERATION, f"secrets of this kind have no {act.replace('_', ' ')}")
     if uri.folder is not (act is Act.LIST):
         raise Refused(
             Code.PROVIDER_TRAILING_SLASH_MISMATCH,
             "a path that ends with a slash names a folder, which can only be listed",
         )
-    main, also = UpstreamRequest("", ""), frozenset[Target]()
-    if uri.provider != YAML:
-        place = mounts.place(uri.mount)
-        method, path = _target(way.target, uri, place.target)
-        query = f"version={uri.version}" if uri.version is not None and method == "GET" else ""
-        main = UpstreamRequest(method, path, query, place.namespace)
-        also = frozenset(_target(text, uri, place.target) for text in way.also)
+    if not uri.engine:
         if policy:
-            also |= {("GET", password_policy(policy))}
+            raise Refused(Code.UNSUPPORTED_OPERATION, "a password policy is OpenBao's, for its own secrets")
+        return Operation(f"{uri.provider}.{act}", PURPOSES[act], uri, NO_REQUEST, mutation=act not in _LOOKING)
+    way = _WAYS[uri.engine][act]
+    place = mounts.place(uri.mount)
+    method, path = _target(way.target, uri, place.target)
+    query = f"version={uri.version}" if uri.version is not None and method == "GET" else ""
+    main = UpstreamRequest(method, path, query, place.namespace)
+    also = frozenset(_target(text, uri, place.target) for text in way.also)
+    if policy:
+        also |= {("GET", password_policy(policy))}
     return Operation(way.name, PURPOSES[act], uri, main, mutation=act not in _LOOKING, also=also)
 
 
