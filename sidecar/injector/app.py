@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from sidecar.config import ListenTls, split_address
 from sidecar.door.tls import ListenerTls
 from sidecar.injector import metrics
 from sidecar.injector.admit import Rules
+from sidecar.injector.certificates import CertificateKeeper
 from sidecar.injector.cluster import Cluster, ClusterError, own_namespace
 from sidecar.injector.config import InjectorConfig
 from sidecar.injector.server import webhook_app
@@ -61,12 +63,12 @@ async def _serve(config: InjectorConfig) -> int:
 class Injector:
     """The assembled webhook, as an async context manager: listening inside, drained and closed after."""
 
-    def __init__(self, config: InjectorConfig, cluster: Cluster | None = None) -> None:
-        """`cluster` stands in for the pod's own way to its API server."""
+    def __init__(self, config: InjectorConfig) -> None:
         self._config = config
-        self._cluster = cluster
+        self._cluster: Cluster | None = None
         self._stack = contextlib.AsyncExitStack()
         self._serving = False
+        self._keeper: CertificateKeeper | None = None
 
     async def __aenter__(self) -> Injector:
         async with contextlib.AsyncExitStack() as stack:
@@ -88,8 +90,10 @@ class Injector:
 
     async def _start(self) -> None:
         config = self._config
-        rules = Rules(config, config.namespace or own_namespace(), await self._native())
-        self._tls = ListenerTls(await self._files())
+        namespace = config.namespace or own_namespace()
+        rules = Rules(config, namespace, await self._native())
+        self._files = await self._certificate(namespace)
+        self._tls = ListenerTls(self._files)
         self._background(self._tls.watch())
         await self._listen(web.AppRunner(self._operations(), access_log=None, shutdown_timeout=1.0), config.ops.address)
         app = webhook_app(rules, config.listen.max_body_mib * 1024 * 1024)
@@ -103,13 +107,19 @@ class Injector:
             return await (await self._connected()).has_native_sidecars()
         return self._config.native_sidecars == "always"
 
-    async def _files(self) -> ListenTls:
-        """The certificate's files."""
-        return self._config.listen.tls
+    async def _certificate(self, namespace: str) -> ListenTls:
+        """The listener's files: given, or made and kept here."""
+        listen, made = self._config.listen, self._config.self_made
+        if not made.secret:
+            return listen.tls
+        self._keeper = CertificateKeeper(await self._connected(), made, namespace)
+        await self._keeper.look()
+        self._background(self._keeper.watch())
+        return listen.tls.model_copy(update={"cert_file": self._keeper.file, "key_file": self._keeper.file})
 
     async def _connected(self) -> Cluster:
         if self._cluster is None:
-            self._cluster = await self._stack.enter_async_context(Cluster.of_this_pod())
+            self._cluster = await self._stack.enter_async_context(Cluster.configured(self._config.api_server))
         return self._cluster
 
     async def _listen(self, runner: web.AppRunner, address: str, tls: ListenerTls | None = None) -> None:
@@ -123,17 +133,23 @@ class Injector:
             return Check(self._serving, "" if self._serving else "not serving")
 
         def certificate() -> Check:
-            return Check(True, warning=self._tls.problem)
+            expired = self._expires is not None and self._expires <= time.time()
+            warning = self._tls.problem or (self._keeper.problem if self._keeper else "")
+            return Check(not expired, "it has expired" if expired else "", warning)
 
         return operations_app({"listener": listener, "certificate": certificate}, metrics.REGISTRY, self._refresh)
 
     def _refresh(self) -> None:
-        file = self._config.listen.tls.cert_file
-        if file is None:
-            return
+        metrics.CERTIFICATE_EXPIRES.set(self._expires or 0)
+
+    @property
+    def _expires(self) -> float | None:
+        """When the certificate in the file expires, as a Unix time."""
+        file = self._files.cert_file
         with contextlib.suppress(OSError, ValueError):
-            first = x509.load_pem_x509_certificates(file.read_bytes())[0]
-            metrics.CERTIFICATE_EXPIRES.set(first.not_valid_after_utc.timestamp())
+            if file is not None:
+                return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()
+        return None
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that goes on until the injector stops."""

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from sidecar.injector.config import ApiServer
+
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _MINOR: Final = re.compile(r"\d+")
@@ -37,8 +39,10 @@ class Cluster:
         self._http: aiohttp.ClientSession | None = None
 
     @classmethod
-    def of_this_pod(cls) -> Cluster:
-        """Where every pod finds it. Raises ClusterError outside of a cluster."""
+    def configured(cls, api: ApiServer) -> Cluster:
+        """Where the configuration says, else where every pod finds it. Raises ClusterError outside of a cluster."""
+        if api.address and api.ca_file is not None and api.token_file is not None:
+            return cls(api.address, api.ca_file, api.token_file)
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if not host or not (_ACCOUNT / "token").exists():
             raise ClusterError("this is no pod of a cluster, or it has no service-account token")

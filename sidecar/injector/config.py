@@ -101,6 +101,15 @@ class SelfMade(_Section):
     """An authority's life; the next is announced after half of it, and used a day later."""
 
 
+class ApiServer(_Section):
+    """The cluster's API server, where the injector does not run as a pod of it."""
+
+    address: Annotated[str, Field(pattern=r"^(?:https://[^/]+)?$")] = ""
+    """Empty: as every pod finds it."""
+    ca_file: Path | None = None
+    token_file: Path | None = None
+
+
 # -- what is put into pods -------------------------------------------------------------------------------------------
 class Upstream(_Section):
     """OpenBao, and how the sidecar logs in: always by the pod's own projected token."""
@@ -267,6 +276,7 @@ class InjectorConfig(_Section):
     """The injector's own, whose pods are never touched; where empty, its service account's."""
     native_sidecars: Literal["auto", "always", "never"] = "auto"
     """`auto` asks the API server: from 1.29 on. `always` where every node has them, `never` for classic containers."""
+    api_server: ApiServer = ApiServer()
     self_made: SelfMade = SelfMade()
     sidecar: Sidecar
     namespaces: dict[str, Namespace] = {}
@@ -306,6 +316,9 @@ def _cross_checks(config: InjectorConfig) -> list[Problem]:
         found.append(Problem("listen.tls", "there is no certificate", "give cert_file and key_file, or self_made"))
     if made.secret and not (made.service and made.mutating_webhook):
         found.append(Problem("self_made", "is not complete", "name service and mutating_webhook beside the secret"))
+    api = config.api_server
+    if api.address and (api.ca_file is None or api.token_file is None):
+        found.append(Problem("api_server", "is not complete", "give ca_file and token_file beside the address"))
     if config.namespace in config.namespaces:
         found.append(Problem(f"namespaces.{config.namespace}", "is the injector's own", "remove it"))
     if sidecar.environment is Environment.PROD and not sidecar.upstream.address.startswith("https://"):

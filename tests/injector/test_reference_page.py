@@ -23,6 +23,7 @@ def test_the_configuration_shown_has_every_key_with_its_default() -> None:
     shown["sidecar"] |= {"image": "image:1"}
     shown["sidecar"]["upstream"] |= {"address": "https://openbao:8200"}
     shown["listen"]["tls"] |= {"cert_file": "a", "key_file": "b", "client_ca_file": "c"}
+    shown["api_server"] |= {"ca_file": "a", "token_file": "b"}
     config = InjectorConfig.model_validate(shown)
     assert set(without_given(shown)) == set(keys_of(config))
     fresh = InjectorConfig.model_validate({"sidecar": {"image": "image:1", "upstream": shown["sidecar"]["upstream"]}})

@@ -56,8 +56,10 @@ _LOG_LINES: Final = 40
 class KubeApi:
     """One API server on its own etcd. `admin` may do everything."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
+    def __init__(self, folder: Path, binary: Path, *, service_accounts: bool = False) -> None:
+        """`service_accounts`: pods get the token of an account, which must exist, as in every cluster."""
         self.folder = folder
+        self._without = () if service_accounts else ("--disable-admission-plugins=ServiceAccount",)
         self.port = free_port()
         self.address = f"https://{LOOPBACK}:{self.port}"
         self.issuer = self.address
@@ -104,7 +106,7 @@ class KubeApi:
             f"--service-account-signing-key-file={self.folder / 'sa.key'}",
             f"--service-account-issuer={self.issuer}",
             "--service-cluster-ip-range=10.0.0.0/24",
-            "--disable-admission-plugins=ServiceAccount",
+            *self._without,
             "--authorization-mode=RBAC",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--endpoint-reconciler-type=none",
