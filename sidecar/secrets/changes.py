@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any, Final
 
@@ -161,12 +161,13 @@ class Changes:
         the key, still reads so. Raises `Refused`: NOT_FOUND, VERSION_CONFLICT."""
         async with self._locks.of(uri):
             if uri.fragment is None:
-                values = (await provider.current(work, uri)).values
-                if values is None:
+                current = await provider.current(work, uri)
+                if current.values is None:
                     raise not_found()
-                if only is not None and not same(values, only):
+                if only is not None and not same(current.values, only):
                     raise conflict()
-                await provider.delete(work, uri)
+                # That version and no other: what another sidecar writes in between stays.
+                await provider.delete(work, replace(uri, version=current.cas))
             else:
                 await change(work, provider, uri, without_key(uri.fragment, only), None)
 

@@ -79,7 +79,7 @@ class Memory(Provider):
 
     async def delete(self, work: Work, uri: SecretUri) -> None:
         await self.pause("delete")
-        self._of(uri).append(None)
+        self._of(uri)[(uri.version or 0) - 1] = None
 
     async def metadata(self, work: Work, uri: SecretUri) -> Metadata:
         versions = tuple(Version(number, "", "", False) for number, _ in enumerate(self._of(uri), 1))

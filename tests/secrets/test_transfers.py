@@ -75,6 +75,20 @@ async def test_what_was_written_to_the_source_meanwhile_stays(source: str) -> No
     assert store.now("to") == {"k": "v"}
 
 
+async def test_what_is_written_to_the_source_as_it_is_deleted_stays() -> None:
+    """By another sidecar, which shares no lock: the version that was copied is deleted, and no other."""
+    store = Memory(kept={"from": [{"k": "v"}]})
+
+    async def change(step: str) -> None:
+        if step == "delete":
+            store.kept["from"].append({"k": "newer"})
+
+    store.pause = change
+    await move(MemoryDesk(store))
+    assert store.kept["from"] == [None, {"k": "newer"}]
+    assert store.now("to") == {"k": "v"}
+
+
 @pytest.mark.parametrize("act", [Act.READ, Act.WRITE, Act.DELETE])
 async def test_a_move_that_is_half_forbidden_does_nothing(act: Act) -> None:
     store = Memory(kept={"from": [{"k": "v"}]})

@@ -6,9 +6,14 @@ import http.client
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 _HOP = frozenset({"connection", "transfer-encoding", "content-length"})
+
+
+class Held(Exception):  # noqa: N818 - not an error
+    """Raised by `arrived` or `answered`: the request goes no further, and its connection ends."""
 
 
 class CrookedOpenBao:
@@ -32,9 +37,17 @@ class CrookedOpenBao:
                         self.close_connection = True
                         return
                 onward = http.client.HTTPConnection(real, timeout=30)
-                onward.request(self.command, self.path, body or None, dict(self.headers.items()))
-                answer = onward.getresponse()
-                content = answer.read()
+                try:
+                    crooked.arrived(self.command, self.path)
+                    onward.request(self.command, self.path, body or None, dict(self.headers.items()))
+                    answer = onward.getresponse()
+                    content = answer.read()
+                    crooked.answered(self.command, self.path)
+                except Held:
+                    self.close_connection = True
+                    return
+                finally:
+                    onward.close()
                 self.send_response_only(answer.status)
                 for name, value in answer.getheaders():
                     if name.lower() not in _HOP:
@@ -42,7 +55,6 @@ class CrookedOpenBao:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
-                onward.close()
 
             def log_message(self, *_arguments: object) -> None:
                 """Says nothing."""
@@ -57,7 +69,13 @@ class CrookedOpenBao:
         self._server = Server(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> CrookedOpenBao:
+    def arrived(self, method: str, path: str) -> None:
+        """Called before a request goes on to OpenBao."""
+
+    def answered(self, method: str, path: str) -> None:
+        """Called when OpenBao has answered, before the answer goes back."""
+
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 

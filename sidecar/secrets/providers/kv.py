@@ -93,7 +93,7 @@ class Kv2(_Kv):
         return _version((await work.ask(self._request("POST", "data", uri, body))).data)
 
     async def delete(self, work: Work, uri: SecretUri) -> None:
-        await work.ask(self._request("DELETE", "data", uri))
+        await work.ask(self._request("POST", "delete", uri, {"versions": [uri.version]}))
 
     async def delete_all(self, work: Work, uri: SecretUri) -> None:
         await work.ask(self._request("DELETE", "metadata", uri))

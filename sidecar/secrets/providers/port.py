@@ -133,7 +133,7 @@ class Provider:
         raise unsupported()
 
     async def delete(self, work: Work, uri: SecretUri) -> None:
-        """Deletes the latest version."""
+        """Deletes the version that the URI names, where the store has versions, else what is there."""
         raise unsupported()
 
     async def delete_all(self, work: Work, uri: SecretUri) -> None:

@@ -66,7 +66,7 @@ _WAYS: Final[Mapping[str, Mapping[Act, _Way]]] = {
         Act.READ: _Way("kv2.read", "GET data"),
         Act.WRITE: _Way("kv2.write", "POST data", ("GET data", *_STAMP)),
         Act.ROTATE: _Way("kv2.rotate", "POST data", ("GET data", *_STAMP)),
-        Act.DELETE: _Way("kv2.delete", "DELETE data", ("GET data", "POST data")),
+        Act.DELETE: _Way("kv2.delete", "POST delete", ("GET data", "POST data")),
         Act.DELETE_ALL: _Way("kv2.delete_all", "DELETE metadata"),
         Act.UNDELETE: _Way("kv2.undelete", "POST undelete"),
         Act.DESTROY: _Way("kv2.destroy", "POST destroy"),
