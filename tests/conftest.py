@@ -7,6 +7,7 @@ from hypothesis import settings
 pytest_plugins = [
     "tests.real.kafka",
     "tests.real.kube",
+    "tests.real.injector",
     "tests.real.openbao",
     "tests.real.database",
     "tests.real.replay_server",

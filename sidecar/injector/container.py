@@ -8,15 +8,13 @@ the file: where OpenBao is, how to log in, tenant, mounts, role, listeners.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.injector.annotations import EMPTY_DIR, Wishes
-from sidecar.injector.config import Resources, Sidecar
-from sidecar.injector.names import CONTAINER, PORT, PREFIX, SOCKET, SOCKET_FOLDER, SOCKET_VOLUME, USER, VOLUME_PREFIX
-from sidecar.injector.quantity import parse_quantity
-from sidecar.injector.refusal import Denied
+from sidecar.injector.config import Sidecar
+from sidecar.injector.names import CONTAINER, PORT, SOCKET, SOCKET_FOLDER, SOCKET_VOLUME, USER, VOLUME_PREFIX
+from sidecar.injector.resources import sidecar_resources
 from sidecar.injector.terms import Terms
 
 Tree = dict[str, Any]
@@ -65,7 +63,7 @@ def sidecar_parts(wishes: Wishes, terms: Terms, sidecar: Sidecar, *, native: boo
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "resources": _resources(wishes.resources, sidecar.resources),
+        "resources": sidecar_resources(wishes.resources, sidecar.resources),
         "volumeMounts": [_mount(volume["name"]) for volume in volumes],
     }
     if sidecar.pod_readiness:
@@ -196,28 +194,7 @@ def _mount(volume: str) -> Tree:
     return mount if volume in _WRITABLE else mount | {"readOnly": True}
 
 
-# -- its share of the machine ----------------------------------------------------------------------------------------
-def _resources(asked: Mapping[str, str], usual: Resources) -> Tree:
-    requests: dict[str, str] = {}
-    limits: dict[str, str] = {}
-    for kind in ("cpu", "memory"):
-        request = asked.get(f"{kind}-request", "")
-        limit = asked.get(f"{kind}-limit", "")
-        if request and limit and parse_quantity(request) > parse_quantity(limit):
-            raise Denied(f"annotation {PREFIX}{kind}-request: is above {PREFIX}{kind}-limit")
-        usual_request, usual_limit = getattr(usual, f"{kind}_request"), getattr(usual, f"{kind}_limit")
-        # What one asks for moves what is only usual, not the other way round.
-        if not request and usual_request:
-            request = limit if limit and parse_quantity(limit) < parse_quantity(usual_request) else usual_request
-        if not limit and usual_limit:
-            limit = request if request and parse_quantity(request) > parse_quantity(usual_limit) else usual_limit
-        if request:
-            requests[kind] = request
-        if limit:
-            limits[kind] = limit
-    return {name: values for name, values in (("requests", requests), ("limits", limits)) if values}
-
-
+# -- its probes -------------------------------------------------------------------------------------------------------
 def _probe(path: str, sidecar: Sidecar, *, period: int, timeout: int, failures: int) -> Tree:
     return {
         "httpGet": {"path": path, "port": sidecar.operations_port, "scheme": "HTTP"},

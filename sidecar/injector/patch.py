@@ -14,6 +14,7 @@ from sidecar.injector.exposure import node_level_warnings, refuse_reserved_names
 from sidecar.injector.likeness import container_differences, same_volume
 from sidecar.injector.names import CONTAINER, INJECTED, PORT, PREFIX, STATUS, USER, VOLUME_PREFIX
 from sidecar.injector.refusal import Denied
+from sidecar.injector.resources import all_limited, is_guaranteed, raised
 from sidecar.injector.terms import Terms
 from sidecar.injector.variables import Change, chosen_containers, lead_to_sidecar, refuse_foreign_mounts
 from sidecar.injector.workload import Container, Pod
@@ -64,6 +65,16 @@ def inject(pod: Pod, wishes: Wishes, terms: Terms, sidecar: Sidecar, *, native: 
     if there is None:
         patch += _additions(pod, wishes, sidecar, parts, native=native)
         patch.append(_number("/spec/terminationGracePeriodSeconds", grace + sidecar.drain_seconds))
+        ours = parts.container["resources"]
+        for name, quantities in raised(pod, ours).items():
+            patch += [
+                {"op": "add", "path": f"/spec/resources/{name}/{kind}", "value": one}
+                for kind, one in quantities.items()
+            ]
+        if is_guaranteed(pod) and not all_limited(ours):
+            warnings.append(
+                f"the pod is no longer of the class Guaranteed: {PREFIX}cpu-limit and its like make the sidecar so too"
+            )
     return Injection(tuple(patch), tuple(warnings))
 
 

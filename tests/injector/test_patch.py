@@ -215,6 +215,25 @@ def test_a_request_above_its_limit_is_refused() -> None:
     assert "cpu-request" in why_not(pod(cpu_request="2", cpu_limit="1500m"))
 
 
+GUARANTEED: Tree = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1024Mi"}}
+
+
+def test_who_loses_the_class_guaranteed_is_told() -> None:
+    spec = {"containers": [{"name": "app", "image": "a", "resources": GUARANTEED}]}
+    assert "Guaranteed" in answered(pod(spec))["warnings"][0]
+    wishes = {"cpu_limit": "50m", "memory_limit": "128Mi"}
+    assert "warnings" not in answered(pod(spec, **wishes))
+
+
+def test_what_a_pod_has_as_a_whole_grows_by_the_sidecars() -> None:
+    resources = {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}}
+    after = injected(pod({"resources": resources}))
+    assert after["spec"]["resources"] == {
+        "requests": {"cpu": "1050m"},
+        "limits": {"cpu": "2050m", "memory": str(1280 * 1024 * 1024)},
+    }
+
+
 def test_the_pod_is_given_time_for_the_sidecar_beyond_its_own() -> None:
     assert injected(pod())["spec"]["terminationGracePeriodSeconds"] == 60
     assert injected(pod({"terminationGracePeriodSeconds": 100}))["spec"]["terminationGracePeriodSeconds"] == 130

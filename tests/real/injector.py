@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,9 @@ import yaml
 from sidecar.dev import leash
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
-from tests.real.kube import KubeApi
+from tests.injector.making import config
+from tests.real.go_tools import cached_go_tool
+from tests.real.kube import KUBE_APISERVER, KubeApi
 
 READY_SECONDS: Final = 30.0
 NAMESPACE: Final = "openbao-sidecar"
@@ -195,3 +197,39 @@ def _grant(kube: KubeApi) -> None:
         name = made["metadata"]["name"]  # type: ignore[index]
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
         kube.call("POST", f"{path}bindings", {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects})
+
+
+# -- a cluster with both ---------------------------------------------------------------------------------------------
+class Cluster:
+    """A real API server that gives pods their accounts' tokens, with a real injector beside it."""
+
+    def __init__(self, kube: KubeApi, injector: InjectorProcess) -> None:
+        self.kube = kube
+        self.injector = injector
+
+    def namespace(self, name: str, *, injected: bool = True) -> None:
+        """A namespace with its default account."""
+        namespace(self.kube, name, **({LABEL: "enabled"} if injected else {}))
+        self.kube.service_account("default", name)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """An API server of its own: what it lets in depends on the injector, whose namespaces are those of
+    `tests.injector.making.config`. Tests carry `pytest.mark.timeout(BUILD_TIMEOUT)`, as for `kube`."""
+    capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        binary = cached_go_tool(KUBE_APISERVER)
+    with KubeApi(tmp_path_factory.mktemp("injected"), binary, service_accounts=True) as kube:
+        configured = config().model_dump(mode="json")
+        folder = tmp_path_factory.mktemp("injector")
+        injector = InjectorProcess(folder, kube, configured["sidecar"], configured["namespaces"])
+        register(kube, injector.port)
+        injector.start()
+        made = Cluster(kube, injector)
+        for name in configured["namespaces"]:
+            made.namespace(name)
+        try:
+            yield made
+        finally:
+            injector.stop()

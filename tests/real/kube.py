@@ -110,6 +110,7 @@ class KubeApi:
             "--authorization-mode=RBAC",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--endpoint-reconciler-type=none",
+            "--allow-privileged",
         )
         self._wait_until_ready()
 
@@ -136,9 +137,14 @@ class KubeApi:
     # -- asking it ---------------------------------------------------------------------------------------------------
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """One call of the API as its administrator; fails the test where it is refused."""
-        answer = self._session.request(method, f"{self.address}{path}", json=body, timeout=30)
+        answer = self.answer(method, path, body)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
+
+    def answer(self, method: str, path: str, body: Any = None, content_type: str = "") -> requests.Response:
+        """One call of the API as its administrator, whatever comes of it."""
+        headers = {"Content-Type": content_type} if content_type else {}
+        return self._session.request(method, f"{self.address}{path}", json=body, headers=headers, timeout=30)
 
     def service_account(self, name: str, namespace: str = "default") -> None:
         """Makes a service account."""
