@@ -107,9 +107,8 @@ def _refuse_collisions(pod: Pod, wishes: Wishes, sidecar: Sidecar) -> None:
     """What the application and the sidecar cannot both have."""
     taken = {sidecar.operations_port} | ({PORT} if wishes.listen == "tcp" else set())
     for container in (*pod.init_containers, *pod.containers):
-        for port in container.tree.get("ports") or ():
-            number = port.get("containerPort") if isinstance(port, dict) else None
-            if number in taken:
+        for number in (port.get("containerPort") for port in container.ports):
+            if isinstance(number, int) and number in taken:
                 raise Denied(
                     f"container {container.name!r}: port {number} is the sidecar's in this pod"
                     + (f"; {PREFIX}listen: unix leaves it free" if number == PORT else "")
@@ -128,8 +127,8 @@ def _refuse_collisions(pod: Pod, wishes: Wishes, sidecar: Sidecar) -> None:
 def _additions(pod: Pod, wishes: Wishes, sidecar: Sidecar, parts: Parts, *, native: bool) -> Iterator[Change]:
     yield from _appended("/spec/volumes", pod.volumes, parts.volumes)
     secrets = [{"name": name} for name in sidecar.image_pull_secrets]
-    present = pod.spec.get("imagePullSecrets") or []
-    yield from _appended("/spec/imagePullSecrets", present, [one for one in secrets if one not in present])
+    missing = [one for one in secrets if one not in pod.pull_secrets]
+    yield from _appended("/spec/imagePullSecrets", pod.pull_secrets, missing)
     if wishes.listen == "unix":
         yield from _socket_group(pod)
     if not native:
@@ -143,13 +142,12 @@ def _additions(pod: Pod, wishes: Wishes, sidecar: Sidecar, parts: Parts, *, nati
 def _socket_group(pod: Pod) -> Iterator[Change]:
     """Who may connect to the socket: the sidecar's user and group. So the application's processes get that group, which
     opens nothing else to them: no volume of the sidecar's is theirs."""
-    groups = pod.security.get("supplementalGroups") or []
-    if USER in groups:
+    if USER in pod.groups:
         return
     if not pod.spec.get("securityContext"):
         yield {"op": "add", "path": "/spec/securityContext", "value": {"supplementalGroups": [USER]}}
     else:
-        yield from _appended("/spec/securityContext/supplementalGroups", groups, [USER])
+        yield from _appended("/spec/securityContext/supplementalGroups", pod.groups, [USER])
 
 
 def _status(pod: Pod) -> Iterator[Change]:

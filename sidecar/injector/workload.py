@@ -33,6 +33,11 @@ class Container:
         return _maps(self.tree, "volumeMounts", self.place)
 
     @property
+    def ports(self) -> Sequence[Mapping[str, Any]]:
+        """The ports that it declares."""
+        return _maps(self.tree, "ports", self.place)
+
+    @property
     def security(self) -> Mapping[str, Any]:
         """Its security context."""
         return _map(self.tree, "securityContext", self.place)
@@ -61,6 +66,16 @@ class Pod:
         return _map(self.spec, "securityContext", "/spec")
 
     @property
+    def groups(self) -> Sequence[Any]:
+        """Its supplemental groups."""
+        return _list(self.security, "supplementalGroups", "/spec/securityContext")
+
+    @property
+    def pull_secrets(self) -> Sequence[Mapping[str, Any]]:
+        """References to the Secrets that its images are pulled with."""
+        return _maps(self.spec, "imagePullSecrets", "/spec")
+
+    @property
     def is_mirror(self) -> bool:
         """Whether it only shows a static pod, which a node's kubelet runs from a file."""
         return MIRROR in self.annotations
@@ -76,7 +91,7 @@ def parse_pod(tree: Any) -> Pod:
     for volume in volumes:
         if not isinstance(volume.get("name"), str):
             raise Malformed("/spec/volumes: one has no name")
-    return Pod(
+    pod = Pod(
         _texts(metadata, "annotations"),
         _texts(metadata, "labels"),
         spec,
@@ -85,6 +100,8 @@ def parse_pod(tree: Any) -> Pod:
         _containers(spec, "ephemeralContainers", ephemeral=True),
         volumes,
     )
+    _look_at(pod.security, pod.groups, pod.pull_secrets)
+    return pod
 
 
 def _containers(
@@ -96,10 +113,13 @@ def _containers(
         if not isinstance(name, str):
             raise Malformed(f"/spec/{key}/{index}: has no name")
         container = Container(f"/spec/{key}/{index}", name, tree, init, ephemeral)
-        for part in (container.env, container.mounts, container.security):
-            del part  # looked at once, so that later nothing is met that is of another form
+        _look_at(container.env, container.mounts, container.ports, container.security)
         found.append(container)
     return tuple(found)
+
+
+def _look_at(*_parts: object) -> None:
+    """Its arguments are of their form, or would have raised: so later nothing is met that is of another."""
 
 
 def _map(tree: Mapping[str, Any], key: str, place: str) -> Mapping[str, Any]:
@@ -112,11 +132,18 @@ def _map(tree: Mapping[str, Any], key: str, place: str) -> Mapping[str, Any]:
 
 
 def _maps(tree: Mapping[str, Any], key: str, place: str) -> Sequence[Mapping[str, Any]]:
+    value = _list(tree, key, place)
+    if not all(isinstance(item, dict) for item in value):
+        raise Malformed(f"{place}/{key}: is not a list of objects")
+    return value
+
+
+def _list(tree: Mapping[str, Any], key: str, place: str) -> Sequence[Any]:
     value = tree.get(key)
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise Malformed(f"{place}/{key}: is not a list of objects")
+    if not isinstance(value, list):
+        raise Malformed(f"{place}/{key}: is not a list")
     return value
 
 
