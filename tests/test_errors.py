@@ -10,7 +10,7 @@ from sidecar.errors import STATUS, Code, Dialect, Refused, error_body
 
 @pytest.mark.parametrize("code", Code)
 def test_each_code_has_exactly_one_status(code: Code) -> None:
-    assert STATUS[code] in {400, 401, 403, 404, 409, 413, 429, 431, 501, 502, 503, 504}
+    assert STATUS[code] in {400, 401, 403, 404, 405, 409, 413, 422, 429, 431, 501, 502, 503, 504}
     assert Refused(code, "m").status == STATUS[code]
 
 

@@ -336,7 +336,7 @@ def test_refusals_have_the_apis_shape_and_a_record(api: Api, process: SidecarPro
     """Unknown endpoints, engines that cannot, callers that may not."""
     for answer, status, code in (
         (api("GET", "/nothing"), 403, "OPERATION_FORBIDDEN"),
-        (api("PUT", ""), 403, "OPERATION_FORBIDDEN"),
+        (api("PUT", ""), 405, "METHOD_NOT_ALLOWED"),
         (api("GET", "", uri=uri("app/db")), 501, "UNSUPPORTED_OPERATION"),
         (api("GET", "/versions", uri="openbao+kv1://kv1/x"), 501, "UNSUPPORTED_OPERATION"),
         (api("POST", "", {"uri": uri("x"), "value": {}, "more": 1}), 400, "MALFORMED_REQUEST"),

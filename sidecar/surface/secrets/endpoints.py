@@ -190,7 +190,8 @@ class Call:
 def recognise(head: Head) -> Call:
     """The endpoint that a request asks for, with its query and headers read.
 
-    Raises `Refused`: OPERATION_FORBIDDEN where there is none, AMBIGUOUS_QUERY, MALFORMED_REQUEST, DOUBLE_MOUNT_SOURCE.
+    Raises `Refused`: OPERATION_FORBIDDEN where there is none, and for HEAD, as everywhere; METHOD_NOT_ALLOWED,
+    AMBIGUOUS_QUERY, MALFORMED_REQUEST, DOUBLE_MOUNT_SOURCE.
     """
     check_headers(head.headers)
     if head.headers.get("x-vault-namespace"):
@@ -199,7 +200,8 @@ def recognise(head: Head) -> Call:
     if row is None:
         if head.path in _PATHS:
             served = ", ".join(sorted(method for method, path in _INDEX if path == head.path))
-            raise Refused(Code.OPERATION_FORBIDDEN, f"this endpoint is served by: {served}")
+            code = Code.OPERATION_FORBIDDEN if head.method == "HEAD" else Code.METHOD_NOT_ALLOWED
+            raise Refused(code, f"this endpoint is served by: {served}", headers={"Allow": served})
         raise Refused(Code.OPERATION_FORBIDDEN, f"the Secrets API has no such endpoint; see {ROOT}/openapi.json")
     query = _query(head.query, row)
     last = head.headers.get("last-event-id", "") if row.endpoint is Endpoint.EVENTS else ""
@@ -244,8 +246,10 @@ def _if_match(head: Head, row: Row) -> int | None:
 
 
 def _idempotency_key(head: Head, row: Row) -> str:
-    given = head.headers.get("idempotency-key", "")
-    if given and not (row.idempotent and _key(given)):
+    given = head.headers.get("idempotency-key")
+    if given is None:
+        return ""
+    if not (row.idempotent and _key(given)):
         raise Refused(
             Code.MALFORMED_REQUEST,
             "Idempotency-Key is taken by rotate, bulk, copy and move: up to 128 visible characters",

@@ -19,6 +19,8 @@ from sidecar.surface.secrets.endpoints import DEFAULT_PAGE, MAX_PAGE, ROOT, ROWS
 Schema = Mapping[str, Any]
 
 _URI: Final[Schema] = {"type": "string"}
+_EXAMPLE: Final = "openbao+kv2://secret/app/db"
+_KEY_EXAMPLE: Final = f"{_EXAMPLE}#password"
 _COUNT: Final[Schema] = {"type": ["integer", "null"]}
 _TEXT: Final[Schema] = {"type": ["string", "null"]}
 _FLAG: Final[Schema] = {"type": "boolean"}
@@ -93,18 +95,48 @@ ANSWERS: Final[Mapping[Endpoint, Schema]] = {
 """What each endpoint answers with."""
 
 _QUERY: Final[Mapping[str, tuple[Schema, str]]] = {
-    "uri": ({"type": "string", "minLength": 1}, "A secret URI, percent-encoded: `#` is %23."),
+    "uri": (
+        {"type": "string", "minLength": 1, "examples": [_EXAMPLE]},
+        "A secret URI, percent-encoded: `#` is %23.",
+    ),
     "version": ({"type": "integer", "minimum": 1, "maximum": 2**53}, "A version of a KV version 2 secret."),
     "destroy": ({"type": "boolean", "default": False}, "All versions and the metadata, for good."),
-    "prefix": ({"type": "string"}, "The beginning of secret URIs: a mount at least."),
+    "prefix": (
+        {"type": "string", "examples": ["openbao+kv2://secret/"]},
+        "The beginning of secret URIs: a mount at least.",
+    ),
     "q": ({"type": "string", "minLength": 1}, "Text in a secret's path, in any case."),
     "limit": ({"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE}, "Items of a page."),
     "cursor": ({"type": "string"}, "`next` of the page before."),
 }
+_YAML_URI: Final[tuple[Schema, str]] = (
+    {"type": "string", "pattern": "^[Yy][Aa][Mm][Ll]://", "examples": ["yaml://secret/app/db"]},
+    "The URI of a secret of the YAML provider's; any other is 501.",
+)
 _HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {
     "If-Match": ({"type": "string", "pattern": '^"(0|[1-9][0-9]{0,15})"$'}, "The version that is replaced."),
     "Idempotency-Key": ({"type": "string", "pattern": "^[!-~]{1,128}$"}, "The same again is carried out once."),
 }
+_BODIES: Final[Mapping[Endpoint, Mapping[str, Any]]] = {
+    Endpoint.WRITE: {"uri": _EXAMPLE, "value": {"user": "app", "password": "first"}},
+    Endpoint.ROTATE: {"uri": _KEY_EXAMPLE, "generate": {"length": 32}},
+    Endpoint.UNDELETE: {"uri": _EXAMPLE, "versions": [1]},
+    Endpoint.DESTROY: {"uri": _EXAMPLE, "versions": [1]},
+    Endpoint.OWNER: {"uri": _EXAMPLE, "owner": "team-a"},
+    Endpoint.BULK: {
+        "operations": [{"op": "set", "uri": _KEY_EXAMPLE, "value": "second"}, {"op": "delete", "uri": _EXAMPLE}]
+    },
+    Endpoint.COPY: {"fromUri": _EXAMPLE, "toUri": f"{_EXAMPLE}-copy", "overwrite": True},
+    Endpoint.MOVE: {"fromUri": f"{_EXAMPLE}-copy", "toUri": f"{_EXAMPLE}-moved", "overwrite": True},
+}
+"""An example of each body."""
+_NEXT: Final[Mapping[Endpoint, tuple[str, tuple[Endpoint, ...]]]] = {
+    Endpoint.WRITE: (
+        "$response.body#/uri",
+        (Endpoint.VALUE, Endpoint.KEYS, Endpoint.DETAIL, Endpoint.VERSIONS, Endpoint.DELETE),
+    ),
+}
+"""What can be asked of the secret that an answer names, and where the answer names it."""
 
 
 @cache
@@ -151,7 +183,10 @@ def _operation(row: Row, schemas: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {
         "operationId": str(row.endpoint),
         "summary": row.summary,
-        "parameters": [_parameter("query", name, *_QUERY[name], name in row.must) for name in row.query],
+        "parameters": [
+            _parameter("query", name, *(_YAML_URI if row.endpoint is Endpoint.YAML else _QUERY[name]), name in row.must)
+            for name in row.query
+        ],
         "responses": _responses(row),
         "x-purposes": [str(purpose) for purpose in row.purposes],
         "x-scopes": scopes,
@@ -165,7 +200,8 @@ def _operation(row: Row, schemas: dict[str, Any]) -> dict[str, Any]:
         schemas |= schema.pop("$defs", {})
         schemas[row.body.__name__] = schema
         reference = {"$ref": f"#/components/schemas/{row.body.__name__}"}
-        said["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+        content = {"schema": reference, "examples": {"example": {"value": _BODIES[row.endpoint]}}}
+        said["requestBody"] = {"required": True, "content": {"application/json": content}}
     if row.public:
         said["security"] = []
     return said
@@ -180,9 +216,14 @@ def _responses(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if row.endpoint in ANSWERS:
         media = "text/event-stream" if row.endpoint is Endpoint.EVENTS else "application/json"
-        content = {media: {"schema": ANSWERS[row.endpoint]}}
+        answer: dict[str, Any] = {"content": {media: {"schema": ANSWERS[row.endpoint]}}}
+        where, following = _NEXT.get(row.endpoint, ("", ()))
+        if following:
+            answer["links"] = {
+                str(each): {"operationId": str(each), "parameters": {"uri": where}} for each in following
+            }
         for status in ("200", "201") if row.endpoint is Endpoint.WRITE else ("200",):
-            found[status] = {"description": HTTPStatus(int(status)).phrase, "content": content}
+            found[status] = {"description": HTTPStatus(int(status)).phrase, **answer}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     for status_code in sorted(set(STATUS.values())):
         codes = ", ".join(f"`{code}`" for code in Code if STATUS[code] == status_code)

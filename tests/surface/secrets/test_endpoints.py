@@ -60,8 +60,8 @@ def test_another_method_is_refused_and_the_served_ones_are_named(row: Row) -> No
     for method in ("PUT", "PATCH", "HEAD", "LIST", "OPTIONS", "get"):
         with pytest.raises(Refused) as caught:
             recognise(head_of(method, ROOT + row.path))
-        assert caught.value.code is Code.OPERATION_FORBIDDEN
-        assert row.method in caught.value.message
+        assert caught.value.code is (Code.OPERATION_FORBIDDEN if method == "HEAD" else Code.METHOD_NOT_ALLOWED)
+        assert row.method in caught.value.headers["Allow"].split(", ")
 
 
 @pytest.mark.parametrize("path", ["/", "/value/", "//value", "/Value", "/%76alue", "/value;a=b", "/../v1/secret", "x"])
@@ -132,7 +132,7 @@ def test_an_idempotency_key_is_taken_by_rotate_bulk_copy_and_move(row: Row) -> N
         assert refusal(row, idempotency_key="key").code is Code.MALFORMED_REQUEST
         return
     assert recognise(head_of(row.method, target(row), {"idempotency-key": "key"})).idempotency_key == "key"
-    for key in ("k" * 129, "two words", "ä", "a\tb"):
+    for key in ("", "k" * 129, "two words", "ä", "a\tb"):
         assert refusal(row, idempotency_key=key).code is Code.MALFORMED_REQUEST
 
 
