@@ -204,14 +204,22 @@ def _is_unicode(text: str) -> bool:
 
 
 def validated(model: type[Model], tree: dict[str, Any], problems: list[Problem]) -> Model | None:
-    """Validates; what is wrong is noted and taken out, so that the rest is looked at in the same run."""
+    """Validates; what is wrong is noted and taken out, so that the rest is looked at in the same run. What is missing
+    only because it was taken out is no problem of its own."""
+    taken: set[tuple[int | str, ...]] = set()
     for _ in range(100):
         try:
             return model.model_validate(tree)
         except ValidationError as error:
+            before = len(taken)
             for item in error.errors(include_url=False, include_input=False, include_context=False):
-                problems.append(_problem_of(item["type"], item["loc"], item["msg"]))
-                _take_out(tree, item["loc"])
+                place = item["loc"]
+                if item["type"] != "missing" or not any(one[: len(place)] == place for one in taken):
+                    problems.append(_problem_of(item["type"], place, item["msg"]))
+                taken.add(place)
+                _take_out(tree, place)
+            if len(taken) == before:
+                return None
     return None
 
 

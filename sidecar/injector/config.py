@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sidecar.config import ListenTls
+from sidecar.config import ENVIRONMENT_NAMES, ENVIRONMENT_PREFIX, ListenTls
 from sidecar.config.loading import read_tree, validated
 from sidecar.config.problems import ConfigError, Problem
 from sidecar.config.tree import Environment, LogLevel
@@ -170,6 +170,14 @@ class Tolerated(_Section):
     mount_paths: list[str] = []
     """Paths where volumes may be mounted read-only, such as `/var/run/secrets/eks.amazonaws.com/serviceaccount`."""
 
+    @field_validator("env")
+    @classmethod
+    def _is_harmless(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name.startswith((ENVIRONMENT_PREFIX, "LD_", "PYTHON")) or name in ENVIRONMENT_NAMES:
+                raise ValueError(f"{name} would decide what the sidecar does")
+        return names
+
 
 PINNED_BY_US: Final = frozenset({"environment", "listen", "upstream", "tenant", "ops", "yaml_provider"})
 
@@ -323,6 +331,14 @@ def _cross_checks(config: InjectorConfig) -> list[Problem]:
         found.append(Problem(f"namespaces.{config.namespace}", "is the injector's own", "remove it"))
     if sidecar.environment is Environment.PROD and not sidecar.upstream.address.startswith("https://"):
         found.append(Problem("sidecar.upstream.address", "is not https where environment is prod", "use https"))
+    if re.match(r"(?:https://)?kubernetes\.default(?:\.|:|/|$)", sidecar.token.audience):
+        found.append(
+            Problem(
+                "sidecar.token.audience",
+                "is the API server's own: OpenBao would take the token that every container gets",
+                "give OpenBao's login an audience of its own",
+            )
+        )
     if sidecar.token.audience == sidecar.audience:
         found.append(
             Problem(

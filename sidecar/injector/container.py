@@ -8,6 +8,7 @@ the file: where OpenBao is, how to log in, tenant, mounts, role, listeners.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,7 +106,10 @@ def _environment(wishes: Wishes, terms: Terms, sidecar: Sidecar) -> list[Tree]:
         values["IDENTITY__POD"] = pod
     for section, tree in sidecar.pinned.items():
         values[section.upper()] = {**tree, "pod": pod} if section == "identity" else tree
-    return [*({"name": f"SIDECAR__{key}", "value": _text(value)} for key, value in values.items()), *sidecar.env]
+    return [
+        *({"name": f"SIDECAR__{key}", "value": _text(value)} for key, value in values.items()),
+        *with_defaults(sidecar.env),
+    ]
 
 
 def _upstream(terms: Terms, sidecar: Sidecar) -> Tree:
@@ -129,6 +133,29 @@ def _upstream(terms: Terms, sidecar: Sidecar) -> Tree:
     }
 
 
+_DEFAULTS: Final[Mapping[str, Tree]] = {
+    "fieldRef": {"apiVersion": "v1"},
+    "resourceFieldRef": {"divisor": "0"},
+    "serviceAccountToken": {"expirationSeconds": 3600},
+}
+
+
+def with_defaults(given: list[Tree]) -> list[Tree]:
+    """What an operator wrote for Kubernetes, with what the API server would add."""
+
+    def filled(tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [filled(item) for item in tree]
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            key: {**_DEFAULTS.get(key, {}), **inner} if isinstance(inner := filled(value), dict) else inner
+            for key, value in tree.items()
+        }
+
+    return [filled(item) for item in given]
+
+
 def _text(value: Any) -> str:
     """A value as a variable holds it. Kubernetes reads `$(NAME)` in one as a reference to another, unless doubled."""
     plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -138,11 +165,14 @@ def _text(value: Any) -> str:
 # -- its volumes -----------------------------------------------------------------------------------------------------
 def _volumes(wishes: Wishes, terms: Terms, sidecar: Sidecar) -> tuple[Tree, ...]:
     salt = terms.salt_secret
-    trust = list(sidecar.trust)
+    trust = with_defaults(sidecar.trust)
     if sidecar.upstream.ca_config_map:
         items = [{"key": "ca.crt", "path": "openbao.crt"}]
         trust.insert(0, {"configMap": {"name": sidecar.upstream.ca_config_map, "items": items}})
-    secrets = [{"secret": {"name": salt.name, "items": [{"key": salt.key, "path": "salt"}]}}, *sidecar.secrets]
+    secrets = [
+        {"secret": {"name": salt.name, "items": [{"key": salt.key, "path": "salt"}]}},
+        *with_defaults(sidecar.secrets),
+    ]
     tokens = [_token(sidecar.token.audience, sidecar, "token")]
     if wishes.pod_identity:
         tokens.append(_token(sidecar.audience, sidecar, "pod"))

@@ -23,6 +23,8 @@ SOCKET: Final = f"{SOCKET_FOLDER}/sidecar.sock"
 
 ADDRESS_VARIABLES: Final = ("VAULT_ADDR", "BAO_ADDR")
 AGENT_VARIABLE: Final = "VAULT_AGENT_ADDR"
+ALL_ADDRESSES: Final = (*ADDRESS_VARIABLES, AGENT_VARIABLE, "BAO_AGENT_ADDR")
+"""Every variable that leads a Vault client somewhere."""
 
 UNTOUCHED_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 """What a cluster needs to start is never injected, whatever labels say."""

@@ -3,6 +3,7 @@ with a 4xx, which an API server takes for a failed call: with `failurePolicy: Fa
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final
 
@@ -15,6 +16,10 @@ from sidecar.injector.refusal import Denied, Malformed
 from sidecar.injector.review import Review, allowed, denied, parse_review
 
 PATHS: Final[dict[str, Phase]] = {"/mutate": "mutate", "/validate": "validate"}
+READ_SECONDS: Final = 10.0
+"""For a whole body; an API server sends it at once."""
+MOST_AT_ONCE: Final = 32
+"""Reviews that are read at the same time: with `listen.max_body_mib` the memory that callers can take."""
 _JSON: Final = "application/json"
 _log = structlog.get_logger(__name__)
 
@@ -22,17 +27,24 @@ _log = structlog.get_logger(__name__)
 def webhook_app(rules: Rules, max_body_bytes: int) -> web.Application:
     """The application of the listener that the API server calls."""
 
+    turns = asyncio.Semaphore(MOST_AT_ONCE)
+
     def handler(phase: Phase) -> Any:
         async def handle(request: web.Request) -> web.Response:
             started = time.perf_counter()
             try:
-                review = await _read(request)
+                if turns.locked():
+                    return _refused(phase, 503, "too many reviews at once")
+                async with turns, asyncio.timeout(READ_SECONDS):
+                    review = await _read(request)
             except Malformed as error:
                 return _refused(phase, 400, str(error))
             except web.HTTPRequestEntityTooLarge:
                 return _refused(phase, 413, f"the body is larger than {max_body_bytes} bytes")
             except web.HTTPUnsupportedMediaType:
                 return _refused(phase, 415, f"the body is not {_JSON}")
+            except TimeoutError:
+                return _refused(phase, 408, "the body did not come in time")
             answer = answer_review(review, rules, phase)
             metrics.SECONDS.labels(phase).observe(time.perf_counter() - started)
             return web.json_response(answer)

@@ -10,6 +10,7 @@ from sidecar.injector.container import address, socket_mount
 from sidecar.injector.names import (
     ADDRESS_VARIABLES,
     AGENT_VARIABLE,
+    ALL_ADDRESSES,
     CONTAINER,
     PREFIX,
     SOCKET_FOLDER,
@@ -50,7 +51,7 @@ def lead_to_sidecar(container: Container, wishes: Wishes, warnings: list[str]) -
     names = (*ADDRESS_VARIABLES, AGENT_VARIABLE) if wishes.vault_agent_addr else ADDRESS_VARIABLES
     ours = address(wishes)
     set_already = _last_of_each(container.env)
-    others = [name for name in (*ADDRESS_VARIABLES, AGENT_VARIABLE) if not _is(set_already.get(name), ours)]
+    others = [name for name in ALL_ADDRESSES if not _is(set_already.get(name), ours)]
     if others and not wishes.override_vault_addr:
         warnings.append(
             f"container {container.name} keeps its own {', '.join(others)}, past the sidecar; "
@@ -67,7 +68,7 @@ def _variables(
 ) -> Iterator[Change]:
     for index, entry in enumerate(container.env):
         name = entry.get("name")
-        if name in (*ADDRESS_VARIABLES, AGENT_VARIABLE) and not _is(entry, ours):
+        if name in ALL_ADDRESSES and not _is(entry, ours):
             yield {"op": "replace", "path": f"{container.place}/env/{index}", "value": {"name": name, "value": ours}}
     missing = [{"name": name, "value": ours} for name in names if name not in set_already]
     if missing and not container.env:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sidecar.injector.quantity import parse_quantity
 from tests.injector.making import Tree
 
-ADDRESSES: Final = frozenset({"VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR"})
+ADDRESSES: Final = frozenset({"VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR", "BAO_AGENT_ADDR"})
 OURS: Final = "openbao-sidecar"
 _ADDED: Final = ("containers", "initContainers", "volumes", "terminationGracePeriodSeconds")
 _ACCOUNTS_VOLUME: Final = re.compile(r"kube-api-access-[a-z0-9]{5}")

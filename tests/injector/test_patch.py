@@ -127,7 +127,7 @@ def with_env(*entries: Tree) -> Tree:
 ELSEWHERE: Tree = {"name": "VAULT_ADDR", "value": "https://vault.example"}
 
 
-@pytest.mark.parametrize("name", ["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR"])
+@pytest.mark.parametrize("name", ["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR", "BAO_AGENT_ADDR"])
 def test_an_address_that_is_there_is_kept_with_a_warning(name: str) -> None:
     tree = pod(with_env(ELSEWHERE | {"name": name}))
     response = answered(tree)

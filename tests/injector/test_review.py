@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -130,3 +131,27 @@ async def test_a_fault_of_the_injectors_keeps_the_pod_out(
     assert answer["response"]["allowed"] is False
     assert answer["response"]["status"]["code"] == 500
     assert "of ours" not in json.dumps(answer)
+
+
+async def test_who_dawdles_is_let_go_and_others_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody in the cluster takes the injector's memory, or its turns, for longer than it takes to be let go."""
+    monkeypatch.setattr(server, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(server, "READ_SECONDS", 0.3)
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"{"
+        begun.set()
+        await end.wait()
+
+    async with TestClient(TestServer(webhook_app(rules(), LIMIT))) as webhook:
+        dawdler = asyncio.create_task(webhook.post("/mutate", data=slowly(), headers=JSON))
+        await begun.wait()
+        statuses = set()
+        while 200 not in statuses:
+            status, _ = await post(webhook, with_())
+            statuses.add(status)
+        assert statuses == {503, 200}
+        end.set()
+        async with await dawdler as answer:
+            assert answer.status == 408

@@ -19,7 +19,7 @@ from tests.injector.making import NAMESPACE, Tree, answered, patched, pod, revie
 
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True) | st.sampled_from(["app", "openbao", "init"])
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-VARIABLES = st.sampled_from(["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR", "A", "B"])
+VARIABLES = st.sampled_from(["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR", "BAO_AGENT_ADDR", "A"])
 ENTRIES = st.builds(lambda name, value: {"name": name, "value": value}, VARIABLES, TEXTS) | st.builds(
     lambda name: {"name": name, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}, VARIABLES
 )

@@ -199,6 +199,22 @@ def _grant(kube: KubeApi) -> None:
         kube.call("POST", f"{path}bindings", {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects})
 
 
+OF_THE_OPERATOR: Final[dict[str, Any]] = {
+    "env": [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "MEMORY", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}},
+        {"name": "USERNAME", "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "username"}}},
+    ],
+    "trust": [{"secret": {"name": "kafka", "items": [{"key": "ca.crt", "path": "kafka.crt"}]}}],
+    "secrets": [
+        {"serviceAccountToken": {"audience": "pdp", "path": "pdp"}},
+        {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+    ],
+    "pinned": {"scopes": {"enforce": True}},
+}
+"""What operators add, with fields to which the API server adds defaults."""
+
+
 # -- a cluster with both ---------------------------------------------------------------------------------------------
 class Cluster:
     """A real API server that gives pods their accounts' tokens, with a real injector beside it."""
@@ -221,7 +237,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     with capture.global_and_fixture_disabled():
         binary = cached_go_tool(KUBE_APISERVER)
     with KubeApi(tmp_path_factory.mktemp("injected"), binary, service_accounts=True) as kube:
-        configured = config().model_dump(mode="json")
+        configured = config(**OF_THE_OPERATOR).model_dump(mode="json")
         folder = tmp_path_factory.mktemp("injector")
         injector = InjectorProcess(folder, kube, configured["sidecar"], configured["namespaces"])
         register(kube, injector.port)
