@@ -1,7 +1,8 @@
 """Where the table of mounts comes from, and how it stays true.
 
 Configured mounts hold as they are, as far as OpenBao's agree: requests to a mount about which the two disagree are
-refused (AMBIGUOUS_MOUNT). Where no mounts are configured OpenBao's own table is read.
+refused (AMBIGUOUS_MOUNT). Where no mounts are configured OpenBao's own table is read, and those of
+the namespaces that `tenant.allowed_mounts` names.
 
 Either way OpenBao's table is looked at again, so that a mount that was moved, replaced, upgraded or taken away is
 noticed before a request is misread (docs/adr/0011):
@@ -27,10 +28,10 @@ from sidecar.clock import Clock, SystemClock
 from sidecar.config import Config
 from sidecar.errors import Code, Refused
 from sidecar.ops import metrics
-from sidecar.surface.mounts import Mount, MountTable, merge
+from sidecar.surface.mounts import Mount, MountTable, merge, names_below
 from sidecar.surface.token_calls import TokenCalls
 from sidecar.surface.vault_api import VaultApi
-from sidecar.upstream.discovery import FoundMount, discover
+from sidecar.upstream.discovery import FoundMount, discover, discover_named
 from sidecar.upstream.failure import unavailable
 from sidecar.upstream.login import BrokerLogin
 
@@ -135,9 +136,12 @@ class MountSource:
 
     async def _read(self, login: BrokerLogin, began_at: float) -> None:
         configured = self._configured
-        namespaces = ["", *(mount.namespace for mount in configured or ())]
         try:
-            found = await discover(login, namespaces, or_usable=configured is not None)
+            if configured is None:
+                found = await discover_named(login, _named(self._config))
+            else:
+                namespaces = ["", *(mount.namespace for mount in configured)]
+                found = await discover(login, namespaces, or_usable=True)
         except Refused as refused:
             self.problem = f"{refused.message} {refused.detail}".strip()
             # A configured table that the token may not compare is the operator's word alone.
@@ -182,6 +186,10 @@ def table_of(config: Config, mounts: Iterable[Mount], stores: Stores | None = No
     return MountTable(mounts, config.tenant.allowed_mounts, upstream.provider, upstream.namespace, stores)
 
 
+def _named(config: Config) -> list[str]:
+    return names_below(config.upstream.namespace, config.tenant.allowed_mounts)
+
+
 def vault_api(config: Config, table: Callable[[], MountTable]) -> VaultApi:
     """The surface over these mounts, as it serves and as `sidecar explain` tells it: one and the same.
 
@@ -204,6 +212,6 @@ async def table_for_commands(config: Config) -> MountTable:
     login = BrokerLogin(config.upstream)
     await login.start()
     try:
-        return table_of(config, [Mount(*each[:3]) for each in await discover(login)])
+        return table_of(config, [Mount(*each[:3]) for each in await discover_named(login, _named(config))])
     finally:
         await login.stop()

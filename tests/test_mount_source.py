@@ -15,6 +15,7 @@ import pytest
 from sidecar.config import load
 from sidecar.errors import Refused
 from sidecar.mount_source import MountSource
+from sidecar.upstream.control import AbsentError
 from sidecar.upstream.login import BrokerLogin
 from tests.support.clock import FakeClock
 from tests.test_config import minimal, with_, written
@@ -27,11 +28,17 @@ class Looks:
 
     def __init__(self) -> None:
         self.count, self.version = 0, "2"
+        self.namespaces: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun = asyncio.Event()
 
-    async def call(self, _read: Any, _namespace: str = "") -> dict[str, Any]:
+    async def call(self, _read: Any, namespace: str = "") -> dict[str, Any]:
+        self.namespaces.append(namespace)
+        if namespace:
+            if namespace != "ns1":
+                raise AbsentError("namespace not found")
+            return {"secret/": {"type": "transit"}, "deep/kv/": {"type": "kv"}}
         self.count += 1
         seen = {"secret/": {"type": "kv", "options": {"version": self.version}, "uuid": self.version}}
         self.begun.set()
@@ -58,6 +65,22 @@ async def source(tmp_path: Path, looks: Looks, clock: FakeClock) -> AsyncIterato
     await made.refresh()
     yield made
     await made.close()
+
+
+async def test_mounts_are_found_in_the_namespaces_that_the_tenants_mounts_name(tmp_path: Path, looks: Looks) -> None:
+    tree = minimal(tmp_path)
+    del tree["mounts"]
+    allowed = ["secret", "ns1/secret", "ns1/deep/kv", "gone/secret", "ns1/../ns2/secret"]
+    with_(tree, "tenant.allowed_mounts", allowed)
+    source = MountSource(load(written(tmp_path, tree), {}), cast("BrokerLogin", looks))
+    await source.refresh()
+    assert {place.full: place.mount.engine for place in source.table.allowed()} == {
+        "secret": "kv2",
+        "ns1/secret": "transit",
+        "ns1/deep/kv": "kv1",
+    }
+    assert source.problem == ""
+    assert looks.namespaces == ["", "gone", "ns1", "ns1/deep"]
 
 
 async def test_reads_cost_one_look_in_each_span_of_the_maximal_age(

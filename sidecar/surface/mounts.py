@@ -211,6 +211,16 @@ def parse_namespace(header: str) -> str:
     return name
 
 
+def names_below(namespace_prefix: str, allowed_mounts: Iterable[str]) -> list[str]:
+    """Those of `tenant.allowed_mounts` that may be below `upstream.namespace`, named from there, without those that no
+    namespace can be the beginning of."""
+    prefix = _trimmed_namespace(namespace_prefix)
+    above = f"{prefix}/" if prefix else ""
+    full = (name.strip("/") for name in allowed_mounts)
+    names = (name.removeprefix(above) for name in full if name.startswith(above))
+    return [name for name in names if _namespace(name) and {"", ".", ".."}.isdisjoint(name.split("/"))]
+
+
 def unsupported_engine() -> Refused:
     """The refusal of a mount whose engine has no table."""
     return Refused(

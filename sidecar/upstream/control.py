@@ -36,6 +36,10 @@ class DeniedError(ControlError):
     """OpenBao answered, and does not take the credential or does not allow the call."""
 
 
+class AbsentError(DeniedError):
+    """OpenBao answered that what was asked for is not there."""
+
+
 class FaultError(ControlError):
     """OpenBao answered 500. It says so of a token past its max ttl, and of storage in trouble."""
 
@@ -120,7 +124,9 @@ class ControlPlane:
             return function(client)
         except ControlError:
             raise
-        except (Forbidden, Unauthorized, InvalidRequest, InvalidPath) as error:
+        except InvalidPath as error:
+            raise AbsentError(_text(error)) from None
+        except (Forbidden, Unauthorized, InvalidRequest) as error:
             raise DeniedError(_text(error)) from None  # the chain would hold the request
         except InternalServerError as error:
             raise FaultError(_text(error)) from None

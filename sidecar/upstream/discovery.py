@@ -7,13 +7,13 @@ with, the part does: what is left out of it OpenBao refuses to the token anyhow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from hvac.exceptions import Forbidden
 
 from sidecar.errors import Code, Refused
-from sidecar.upstream.control import AwayError, ControlError, DeniedError
+from sidecar.upstream.control import AbsentError, AwayError, ControlError, DeniedError
 from sidecar.upstream.failure import unavailable
 from sidecar.upstream.login import BrokerLogin
 
@@ -33,10 +33,11 @@ class FoundMount(NamedTuple):
 
 
 async def discover(
-    login: BrokerLogin, namespaces: Sequence[str] = ("",), *, or_usable: bool = False
+    login: BrokerLogin, namespaces: Iterable[str] = ("",), *, or_usable: bool = False, where_there: bool = False
 ) -> list[FoundMount]:
     """All mounts in these namespaces, which are below `upstream.namespace`; `""` is that namespace itself. With
-    `or_usable`, those that the token may use where it may not read all.
+    `or_usable`, those that the token may use where it may not read all; with `where_there`, a namespace that is not
+    there has none.
 
     Raises `Refused`: UPSTREAM_UNAVAILABLE where OpenBao or the login is away, UPSTREAM_ERROR where the token may not
     read the table or the answer is not one.
@@ -50,11 +51,25 @@ async def discover(
                 for path, entry in sorted(table.items())
             ]
         except DeniedError as error:
+            if where_there and isinstance(error, AbsentError):
+                continue
             where = f" in the namespace {namespace}" if namespace else ""
             raise Refused(Code.UPSTREAM_ERROR, _DENIED, detail=f"{_REMEDY}{where} ({error})") from None
         except ControlError as error:
             raise unavailable("OpenBao's mounts cannot be read now", str(error)) from None
     return found
+
+
+async def discover_named(login: BrokerLogin, names: Sequence[str]) -> list[FoundMount]:
+    """All mounts here, and in the namespaces that `names` (`namespace/mount`) may begin with. OpenBao has no namespace
+    above or below a mount, so that a mount that is found here is not looked for in one. Raises as `discover`.
+    """
+    here = await discover(login)
+    paths = {mount.path for mount in here}
+    elsewhere = {
+        name[:end] for name in names if name not in paths for end, sign in enumerate(name) if sign == "/" and end
+    }
+    return here + await discover(login, sorted(elsewhere), where_there=True)
 
 
 def _read_table(client: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.config import Upstream
 from sidecar.errors import Code, Refused
-from sidecar.upstream.discovery import FoundMount, discover
+from sidecar.upstream.discovery import FoundMount, discover, discover_named
 from sidecar.upstream.login import BrokerLogin
 from tests.real.openbao import OpenBao
 from tests.upstream.raw_server import Exchange, RawServer, answer
@@ -71,6 +71,17 @@ async def test_the_mounts_of_namespaces_are_found_apart(tmp_path: Path) -> None:
             FoundMount("secret", "kv1", "tenant"),
             FoundMount("crypt", "transit", "tenant/child"),
         ]
+        login = BrokerLogin(
+            Upstream.model_validate(
+                {"address": server.address, "auth": {"method": "token", "token": server.root_token}}
+            )
+        )
+        await login.start()
+        try:
+            named = await discover_named(login, ["secret", "tenant/child/crypt", "nowhere/at/all"])
+        finally:
+            await login.stop()
+        assert [mount._replace(uuid="") for mount in named] == everything
         below = await found(server.address, server.root_token, "", "child", own_namespace="tenant")
         assert [mount for mount in below if mount.engine in ("kv1", "kv2", "transit")] == [
             FoundMount("secret", "kv1", ""),
