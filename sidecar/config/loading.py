@@ -203,7 +203,9 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def validated(model: type[Model], tree: dict[str, Any], problems: list[Problem]) -> Model | None:
+def validated(
+    model: type[Model], tree: dict[str, Any], problems: list[Problem], page: str = "configuration.md"
+) -> Model | None:
     """Validates; what is wrong is noted and taken out, so that the rest is looked at in the same run. What is missing
     only because it was taken out is no problem of its own."""
     taken: set[tuple[int | str, ...]] = set()
@@ -215,7 +217,7 @@ def validated(model: type[Model], tree: dict[str, Any], problems: list[Problem])
             for item in error.errors(include_url=False, include_input=False, include_context=False):
                 place = item["loc"]
                 if item["type"] != "missing" or not any(one[: len(place)] == place for one in taken):
-                    problems.append(_problem_of(item["type"], place, item["msg"]))
+                    problems.append(_problem_of(item["type"], place, item["msg"], page))
                 taken.add(place)
                 _take_out(tree, place)
             if len(taken) == before:
@@ -223,13 +225,13 @@ def validated(model: type[Model], tree: dict[str, Any], problems: list[Problem])
     return None
 
 
-def _problem_of(kind: str, location: tuple[int | str, ...], message: str) -> Problem:
+def _problem_of(kind: str, location: tuple[int | str, ...], message: str, page: str) -> Problem:
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
         return Problem(key, "unknown key", "remove it, or correct its spelling; `sidecar check --help` names the page")
     if kind == "missing":
         return Problem(key, "is missing", "give it")
-    return Problem(key, message[:1].lower() + message[1:], "see docs/reference/configuration.md")
+    return Problem(key, message[:1].lower() + message[1:], f"see docs/reference/{page}")
 
 
 def _take_out(tree: dict[str, Any], location: tuple[int | str, ...]) -> None:

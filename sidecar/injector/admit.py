@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from sidecar.injector.annotations import Wishes, parse_annotations
 from sidecar.injector.config import InjectorConfig, Namespace
-from sidecar.injector.exposure import refuse_others_tokens, refuse_reserved_names
+from sidecar.injector.exposure import refuse_others_tokens, refuse_reserved_names, refuse_who_sees_processes
 from sidecar.injector.names import CONTAINER, PREFIX, STATUS, UNTOUCHED_NAMESPACES
 from sidecar.injector.patch import Injection, inject
 from sidecar.injector.refusal import Denied, Malformed
 from sidecar.injector.review import Review
+from sidecar.injector.spool import refuse_spool
 from sidecar.injector.terms import settle
 from sidecar.injector.variables import refuse_foreign_mounts
 from sidecar.injector.workload import Container, Pod, parse_pod
@@ -111,7 +112,7 @@ def _change(pod: Pod, old: Pod) -> Injection:
     known = {container.name for container in old.ephemeral_containers}
     for container in pod.ephemeral_containers:
         if container.name not in known:
-            _debug(container)
+            _debug(container, pod)
     return _NOTHING
 
 
@@ -124,13 +125,16 @@ def _sidecars(pod: Pod) -> list[Mapping[str, Any]]:
     ]
 
 
-def _debug(container: Container) -> None:
+def _debug(container: Container, pod: Pod) -> None:
     """An ephemeral container, as `kubectl debug` adds it to a running pod."""
     if container.name == CONTAINER:
         raise Denied(f"ephemeral container {CONTAINER!r}: the name is the injector's")
     if container.tree.get("targetContainerName") == CONTAINER:
         raise Denied(f"ephemeral container {container.name!r}: would see the processes of {CONTAINER!r}")
     refuse_foreign_mounts(container)
+    if _sidecars(pod):
+        refuse_who_sees_processes(container, pod)
+        refuse_spool(container, pod)
 
 
 def _enter(options: Any) -> Injection:

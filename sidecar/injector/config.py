@@ -307,7 +307,7 @@ def load(path: Path) -> InjectorConfig:
         ConfigError: with every problem found.
     """
     problems: list[Problem] = []
-    config = validated(InjectorConfig, read_tree(path, problems), problems)
+    config = validated(InjectorConfig, read_tree(path, problems), problems, "injector.md")
     if config is not None:
         problems += _cross_checks(config)
     if problems or config is None:

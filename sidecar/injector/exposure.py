@@ -54,14 +54,20 @@ def refuse_unsafe(pod: Pod) -> None:
         raise Denied(
             "spec.hostNetwork: the sidecar's address would be the node's, and every process of the node could use it"
         )
+    for container in pod.everywhere:
+        if container.name != CONTAINER:
+            refuse_who_sees_processes(container, pod)
+
+
+def refuse_who_sees_processes(container: Container, pod: Pod) -> None:
+    """Where the pod's processes see each other, a container beside the sidecar cannot look into it.
+
+    Raises:
+        Denied: it could; naming what to set.
+    """
     for key in ("shareProcessNamespace", "hostPID"):
-        if not pod.spec.get(key):
-            continue
-        for container in pod.everywhere:
-            if container.name != CONTAINER and (reason := _may_become_the_sidecar(container, pod)):
-                raise Denied(
-                    f"spec.{key}: container {container.name!r} could read the sidecar's token in /proc: {reason}"
-                )
+        if pod.spec.get(key) and (reason := _may_become_the_sidecar(container, pod)):
+            raise Denied(f"spec.{key}: container {container.name!r} could read the sidecar's token in /proc: {reason}")
 
 
 def _is_windows(pod: Pod) -> bool:

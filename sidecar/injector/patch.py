@@ -4,10 +4,10 @@ have replaced, and the time that it is given to stop. Of a pod that has its side
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sidecar.injector.annotations import EMPTY_DIR, Wishes
+from sidecar.injector.annotations import Wishes
 from sidecar.injector.config import Sidecar
 from sidecar.injector.container import Parts, sidecar_parts
 from sidecar.injector.exposure import node_level_warnings, refuse_reserved_names, refuse_unsafe
@@ -15,6 +15,7 @@ from sidecar.injector.likeness import container_differences, same_volume
 from sidecar.injector.names import CONTAINER, INJECTED, PORT, PREFIX, STATUS, USER, VOLUME_PREFIX
 from sidecar.injector.refusal import Denied
 from sidecar.injector.resources import all_limited, is_guaranteed, raised
+from sidecar.injector.spool import spool_claim
 from sidecar.injector.terms import Terms
 from sidecar.injector.variables import Change, chosen_containers, lead_to_sidecar, refuse_foreign_mounts
 from sidecar.injector.workload import Container, Pod
@@ -44,6 +45,7 @@ def inject(pod: Pod, wishes: Wishes, terms: Terms, sidecar: Sidecar, *, native: 
         )
     grace = _grace(pod)
     there = _present(pod, native=native)
+    wishes = replace(wishes, spool_volume=spool_claim(pod, wishes.spool_volume))
     own_grace = max(grace - sidecar.drain_seconds, 0) if there else grace
     parts = sidecar_parts(wishes, terms, sidecar, native=native, application_grace=own_grace)
     if there is not None:
@@ -104,7 +106,7 @@ def _must_be_ours(there: Container, parts: Parts, pod: Pod, sidecar: Sidecar) ->
 
 # -- a sidecar that is added -----------------------------------------------------------------------------------------
 def _refuse_collisions(pod: Pod, wishes: Wishes, sidecar: Sidecar) -> None:
-    """What the application and the sidecar cannot both have."""
+    """Ports that the application and the sidecar cannot both have."""
     taken = {sidecar.operations_port} | ({PORT} if wishes.listen == "tcp" else set())
     for container in (*pod.init_containers, *pod.containers):
         for number in (port.get("containerPort") for port in container.ports):
@@ -113,15 +115,6 @@ def _refuse_collisions(pod: Pod, wishes: Wishes, sidecar: Sidecar) -> None:
                     f"container {container.name!r}: port {number} is the sidecar's in this pod"
                     + (f"; {PREFIX}listen: unix leaves it free" if number == PORT else "")
                 )
-    if wishes.spool_volume == EMPTY_DIR:
-        return
-    for volume in pod.volumes:
-        claim = volume.get("persistentVolumeClaim")
-        if isinstance(claim, dict) and claim.get("claimName") == wishes.spool_volume:
-            raise Denied(
-                f"annotation {PREFIX}spool-volume: {wishes.spool_volume!r} is the pod's volume {volume['name']!r} too; "
-                "the spool is the sidecar's alone"
-            )
 
 
 def _additions(pod: Pod, wishes: Wishes, sidecar: Sidecar, parts: Parts, *, native: bool) -> Iterator[Change]:

@@ -59,8 +59,21 @@ def lead_to_sidecar(container: Container, wishes: Wishes, warnings: list[str]) -
         )
     else:
         yield from _variables(container, names, ours, set_already)
+        if wishes.listen == "tcp" and (warning := proxy_warning(container)):
+            warnings.append(warning)
     if wishes.listen == "unix":
         yield from _socket(container)
+
+
+def proxy_warning(container: Container) -> str:
+    """What to tell of a container whose requests to the sidecar a proxy would get; many clients' libraries send it even
+    what is meant for loopback. Empty where there is nothing to tell."""
+    values = {name: str(entry.get("value") or "") for name, entry in _last_of_each(container.env).items()}
+    given = [name for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy") if values.get(name)]
+    spared = ",".join(values.get(name, "") for name in ("NO_PROXY", "no_proxy"))
+    if not given or "127.0.0.1" in spared or "*" in spared:
+        return ""
+    return f"container {container.name} has {given[0]}: without 127.0.0.1 in NO_PROXY its requests may go there"
 
 
 def _variables(

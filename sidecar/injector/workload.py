@@ -33,6 +33,11 @@ class Container:
         return _maps(self.tree, "volumeMounts", self.place)
 
     @property
+    def devices(self) -> Sequence[Mapping[str, Any]]:
+        """Its volumes without a file system."""
+        return _maps(self.tree, "volumeDevices", self.place)
+
+    @property
     def ports(self) -> Sequence[Mapping[str, Any]]:
         """The ports that it declares."""
         return _maps(self.tree, "ports", self.place)
@@ -113,7 +118,7 @@ def _containers(
         if not isinstance(name, str):
             raise Malformed(f"/spec/{key}/{index}: has no name")
         container = Container(f"/spec/{key}/{index}", name, tree, init, ephemeral)
-        _look_at(container.env, container.mounts, container.ports, container.security)
+        _look_at(container.env, container.mounts, container.devices, container.ports, container.security)
         found.append(container)
     return tuple(found)
 

@@ -276,11 +276,11 @@ def test_its_annotations_are_not_changed_afterwards() -> None:
         assert "annotations" in changed(change)["status"]["message"]
 
 
-def debugged(**container: Any) -> Tree:
+def debugged(old: Tree | None = None, /, **container: Any) -> Tree:
     def add(tree: Tree) -> None:
         tree["spec"]["ephemeralContainers"] = [{"name": "debug", "image": "busybox"} | container]
 
-    return changed(add, subresource="ephemeralcontainers")
+    return changed(add, subresource="ephemeralcontainers", old=old)
 
 
 def test_a_debugging_container_comes_in_but_not_near_the_sidecar() -> None:
@@ -289,6 +289,18 @@ def test_a_debugging_container_comes_in_but_not_near_the_sidecar() -> None:
     assert not debugged(targetContainerName="openbao-sidecar")["allowed"]
     assert not debugged(name="openbao-sidecar")["allowed"]
     assert not debugged(volumeMounts=[{"name": "openbao-sidecar-token", "mountPath": "/t"}])["allowed"]
+
+
+def test_a_debugging_container_is_as_far_from_it_as_the_others() -> None:
+    shared = injected(pod(apart() | {"shareProcessNamespace": True}))
+    harmless = apart()["containers"][0]["securityContext"]
+    assert "/proc" in debugged(shared)["status"]["message"]
+    assert debugged(shared, securityContext=harmless)["allowed"]
+    plain = pod({"shareProcessNamespace": True}, inject=None)
+    assert debugged(plain)["allowed"]  # nothing there is the sidecar's
+    claim = {"name": "audit", "persistentVolumeClaim": {"claimName": "audit-web-0"}}
+    kept = injected(pod({"volumes": [claim]}, spool_volume="audit"))
+    assert "spool" in debugged(kept, volumeMounts=[{"name": "audit", "mountPath": "/a"}])["status"]["message"]
 
 
 @pytest.mark.parametrize("how", ["exec", "attach"])

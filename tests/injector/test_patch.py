@@ -193,9 +193,36 @@ def test_the_spool_is_an_empty_folder_or_a_claim() -> None:
     assert spool(injected(pod(spool_volume="audit-0")))["persistentVolumeClaim"] == {"claimName": "audit-0"}
 
 
-def test_a_claim_that_the_application_has_is_not_the_spools() -> None:
-    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "audit-0"}}]
-    assert "spool-volume" in why_not(pod({"volumes": volumes}, spool_volume="audit-0"))
+CLAIM: Tree = {"name": "audit", "persistentVolumeClaim": {"claimName": "audit-web-0"}}
+
+
+def with_mounts(*mounts: Tree) -> Tree:
+    return {"containers": [{"name": "app", "image": "a", "volumeMounts": list(mounts)}], "volumes": [CLAIM]}
+
+
+def test_a_stateful_sets_own_claim_is_found_behind_its_volume() -> None:
+    spool = injected(pod({"volumes": [CLAIM]}, spool_volume="audit"))["spec"]["volumes"][-1]
+    assert spool == {"name": "openbao-sidecar-spool", "persistentVolumeClaim": {"claimName": "audit-web-0"}}
+
+
+@pytest.mark.parametrize("named", ["audit", "audit-web-0"])
+def test_a_claim_that_the_application_has_is_not_the_spools(named: str) -> None:
+    mounted = with_mounts({"name": "audit", "mountPath": "/mine"})
+    assert "spool-volume" in why_not(pod(mounted, spool_volume=named))
+    there = injected(pod({"volumes": [CLAIM]}, spool_volume=named))
+    there["spec"]["containers"][0]["volumeMounts"] = [{"name": "audit", "mountPath": "/mine"}]
+    assert "spool-volume" in why_not(there)
+    del there["spec"]["containers"][0]["volumeMounts"]
+    there["spec"]["containers"][0]["volumeDevices"] = [{"name": "audit", "devicePath": "/dev/x"}]
+    assert "spool-volume" in why_not(there, phase="validate")
+
+
+def test_who_would_ask_a_proxy_for_loopback_is_told() -> None:
+    proxy: Tree = {"name": "HTTP_PROXY", "value": "http://proxy:3128"}
+    assert "NO_PROXY" in answered(pod(with_env(proxy)))["warnings"][0]
+    spared = {"name": "no_proxy", "value": "localhost,127.0.0.1"}
+    assert "warnings" not in answered(pod(with_env(proxy, spared)))
+    assert "warnings" not in answered(pod(with_env(proxy), listen="unix"))
 
 
 @pytest.mark.parametrize(
