@@ -14,6 +14,7 @@ from sidecar.config import Config, ConfigError, effective, load
 from sidecar.dev.commands import app as dev
 from sidecar.errors import Refused
 from sidecar.footprint import without
+from sidecar.terminal import app as secret
 
 app = typer.Typer(
     name="sidecar",
@@ -29,6 +30,7 @@ app.add_typer(audit, name="audit")
 injector = typer.Typer(help="The Kubernetes admission webhook.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
 app.add_typer(injector, name="injector")
+app.add_typer(secret, name="secret")
 app.add_typer(dev, name="dev")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file (YAML).", show_default=False)]

@@ -52,7 +52,9 @@ def token(
     raw: Annotated[bool, typer.Option("--raw", help="Print the token alone.")] = False,
     curl: Annotated[bool, typer.Option("--curl", help="Print a curl command.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
-    env: Annotated[bool, typer.Option("--env", help="Print the environment of a Vault client, for `eval`.")] = False,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the environment of `sidecar secret`, or of a Vault client.")
+    ] = False,
 ) -> None:
     """Mint an access token and a DPoP proof. Prints header lines: curl -H @<(sidecar dev token --url URL) URL
 

@@ -64,8 +64,14 @@ class Made:
     url: str
     method: str
     proof: str
-    needs_proof: bool
+    key_file: Path | None
+    """The DPoP key that the token is bound to."""
     certificates: Certificates
+
+    @property
+    def needs_proof(self) -> bool:
+        """Whether each request needs a proof of its own."""
+        return self.key_file is not None
 
     def headers(self) -> dict[str, str]:
         """The request's headers (RFC 9449, section 7.1; RFC 6750, section 2.1)."""
@@ -107,9 +113,10 @@ class Made:
         return shlex.join([*words, self.url])
 
     def _environment(self) -> str:
-        if self.needs_proof:
-            raise WantedError("--env is for --mtls or --unbound: a DPoP proof is good for one request only")
         parts = urlsplit(self.url)
+        if self.needs_proof:  # a Vault client cannot sign: for `sidecar secret`, which can
+            bound = {"ADDR": f"{parts.scheme}://{parts.netloc}", "TOKEN": self.token, "DPOP_KEY": self.key_file}
+            return "\n".join(f"export SIDECAR_{name}={shlex.quote(str(value))}" for name, value in bound.items())
         values: dict[str, object] = {"ADDR": f"{parts.scheme}://{parts.netloc}", "TOKEN": self.token}
         if self._is_tls:
             tls = self.certificates
@@ -143,11 +150,12 @@ def make(folder: Path, wanted: Wanted, *, with_proof: bool = True) -> Made:
     url = wanted.url or (world.sidecar_mtls if wanted.mtls else world.sidecar).origin + EXAMPLE
     parts = _read_url(url)
 
-    confirmation, key = Confirmation(), None
+    confirmation, key, key_file = Confirmation(), None, None
     if wanted.mtls:
         confirmation = Confirmation(x5t_s256=thumbprint(certificates.client.cert))
     elif not wanted.unbound:
-        key = _dpop_key(wanted, layout)
+        key_file = wanted.key or layout.keys / f"{_file_name(wanted.subject)}.pem"
+        key = _dpop_key(key_file)
         confirmation = Confirmation(jkt=key.thumbprint)
     token = DevIssuer.from_file(world.issuer.origin, layout.issuer_key).mint(
         wanted.subject,
@@ -160,7 +168,7 @@ def make(folder: Path, wanted: Wanted, *, with_proof: bool = True) -> Made:
     if key is not None and with_proof:
         nonce = wanted.nonce or fetch_nonce(parts, certificates)
         proof = key.proof(wanted.method, url, token, nonce)
-    return Made(token, url, wanted.method, proof, key is not None, certificates)
+    return Made(token, url, wanted.method, proof, key_file, certificates)
 
 
 def _read_url(url: str) -> SplitResult:
@@ -174,8 +182,7 @@ def _read_url(url: str) -> SplitResult:
     return parts
 
 
-def _dpop_key(wanted: Wanted, layout: Layout) -> DPoPKey:
-    path = wanted.key or layout.keys / f"{_file_name(wanted.subject)}.pem"
+def _dpop_key(path: Path) -> DPoPKey:
     try:
         return DPoPKey.load_or_generate(path)
     except (OSError, ValueError, TypeError) as error:  # TypeError: the key is encrypted

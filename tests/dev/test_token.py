@@ -19,6 +19,7 @@ import jwt
 import pytest
 from jwcrypto.jwk import JWK
 
+from sidecar.client import DPoPKey
 from sidecar.dev.certificates import make_certificates, thumbprint
 from sidecar.dev.files import Layout
 from sidecar.dev.issuer import DevIssuer
@@ -192,9 +193,16 @@ def test_what_cannot_be_made_is_said(folder: Path, wanted: Wanted, why: str) -> 
         make(folder, wanted)
 
 
-def test_an_environment_cannot_hold_proofs(folder: Path) -> None:
-    with pytest.raises(WantedError, match="good for one request only"):
-        make(folder, Wanted(), with_proof=False).show(Output.ENV)
+def test_a_bound_token_s_environment_is_for_who_can_sign(folder: Path) -> None:
+    """`sidecar secret`, with the key; not for Vault clients, which cannot."""
+    made = make(folder, Wanted(), with_proof=False)
+    lines = dict(line.removeprefix("export ").split("=", 1) for line in made.show(Output.ENV).splitlines())
+    assert lines.keys() == {"SIDECAR_ADDR", "SIDECAR_TOKEN", "SIDECAR_DPOP_KEY"}
+    assert lines["SIDECAR_TOKEN"] == made.token
+    assert (
+        DPoPKey.load(lines["SIDECAR_DPOP_KEY"]).thumbprint
+        == jwt.decode(made.token, options={"verify_signature": False})["cnf"]["jkt"]
+    )
 
 
 def test_without_a_world_the_command_says_how_to_start_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/tutorial/first-steps.md, done: every command in it, in order, with the output it shows."""
+"""docs/tutorial/first-steps.md and README.md, done: every command in them, in order, with the output they show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 
 from tests.dev.world import starting
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial" / "first-steps.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    ROOT / "docs" / "tutorial" / "first-steps.md",
+    ROOT / "README.md",
+)  # what the second makes, the first lists not
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -22,10 +26,10 @@ def _shown(text: str) -> re.Pattern[str]:
 
 
 @pytest.mark.real
-def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
+def test_tutorial_and_readme_work_as_written(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    blocks: list[tuple[str, str]] = BLOCK.findall(TUTORIAL.read_text())
+    blocks: list[tuple[str, str]] = BLOCK.findall("\n".join(page.read_text() for page in PAGES))
     done = 0
     command = [".venv/bin/sidecar", "dev", "up", "--port", "0"]
     with starting(tmp_path / ".dev", command=command) as world:
@@ -52,4 +56,4 @@ def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
             if next_language in ("json", "text"):
                 assert _shown(expected).fullmatch(run.stdout.strip()), (text, run.stdout)
             done += 1
-    assert done >= 12
+    assert done >= 13

@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 import yaml
 
 from tests.dev.running import is_alive, living_in, until
 from tests.dev.world import SIDECAR, Running, starting, up
+from tests.support.terminal import ON_A_TERMINAL
 
 pytestmark = pytest.mark.real
 
@@ -233,21 +233,12 @@ def test_a_terminal_that_went_away_does_not_keep_it_from_stopping(tmp_path: Path
     until(lambda: not any(map(is_alive, children)), "nothing of it runs")
 
 
-_ON_A_TERMINAL: Final = """
-import fcntl, os, signal, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""Makes standard input the controlling terminal. Not by `preexec_fn`: a test process with threads may hang in it."""
-
-
 @pytest.mark.timeout(300)
 def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
     """The kernel sends SIGHUP to the terminal's foreground group, and every write to it fails from then on."""
     controller, terminal = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", _ON_A_TERMINAL, str(SIDECAR), "dev", "up", "--dir", "world", "--port", "0"],
+        [sys.executable, "-c", ON_A_TERMINAL, str(SIDECAR), "dev", "up", "--dir", "world", "--port", "0"],
         cwd=tmp_path,
         stdin=terminal,
         stdout=terminal,

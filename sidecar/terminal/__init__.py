@@ -1,0 +1,6 @@
+"""`sidecar secret …`: the Secrets API from a terminal. Thin: each command is one request, or a page after another."""
+
+from sidecar.terminal import commands, listings
+from sidecar.terminal.group import app
+
+__all__ = ["app", "commands", "listings"]

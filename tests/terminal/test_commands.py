@@ -1,0 +1,286 @@
+"""`sidecar secret …` against a real sidecar in front of a real OpenBao, with a bound token, as a person or a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from typer.testing import CliRunner
+
+from sidecar.cli import app
+from sidecar.client import DPoPKey
+from sidecar.terminal.exits import Exit
+from tests.real.openbao import OpenBao
+from tests.real.sidecar import SidecarProcess
+from tests.support.terminal import ON_A_TERMINAL
+from tests.support.tokens import Issuer
+
+pytestmark = pytest.mark.real
+
+POLICIES: Final = """
+@ttl_seconds("300") @max_uses("1000000")
+permit (principal == Workload::"person", action, resource);
+"""
+CANARY: Final = "canary-value-hunter2"
+
+
+class Person:
+    """Who types the commands: with a token, the key that it is bound to, and an environment of nothing else."""
+
+    def __init__(self, process: SidecarProcess, folder: Path, subject: str = "person") -> None:
+        self.process = process
+        self.key = folder / f"{subject}.pem"
+        key = DPoPKey.load_or_generate(self.key)
+        self.environment = {
+            "SIDECAR_ADDR": process.url,
+            "SIDECAR_TOKEN": process.issuer.bound_token(key.thumbprint, sub=subject),
+            "SIDECAR_DPOP_KEY": str(self.key),
+            "PATH": os.environ["PATH"],
+        }
+
+    def run(self, *words: str, given: str = "", status: Exit = Exit.OK) -> str:
+        """Runs a command in this process, with pipes; what it printed."""
+        done = CliRunner().invoke(app, ["secret", *words], input=given, env=self.environment)
+        assert done.exit_code == status, (words, done.output, done.exception)
+        return done.stdout if status is Exit.OK else done.stderr
+
+    def json(self, *words: str, given: str = "") -> Any:
+        return json.loads(self.run(*words, "--json", given=given))
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "sidecar", "secret", *words]
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
+    folder = tmp_path_factory.mktemp("terminal")
+    file = folder / "secrets.yaml"
+    file.write_text("secret:\n  app:\n    db: {password: first}\n")
+    file.chmod(0o600)
+    made = SidecarProcess(folder, openbao, issuer, {"yaml_provider": {"path": str(file)}})
+    (made.policies / "policies.cedar").write_text(POLICIES)
+    with made as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def person(process: SidecarProcess) -> Person:
+    return Person(process, process.folder)
+
+
+def uri(path: str) -> str:
+    return f"openbao+kv2://secret/cli/{path}"
+
+
+def test_written_read_and_looked_at(person: Person) -> None:
+    """In a pipe a text is its bytes and nothing more."""
+    one = uri("one")
+    assert person.json("put", one, given='{"user": "app", "n": 5}') == {"uri": one, "version": 1}
+    assert person.run("put", f"{one}#password", given="typed\n").startswith("uri      openbao")
+    assert person.run("get", f"{one}#password") == "typed"
+    assert person.run("get", one) == '{"n":5,"password":"typed","user":"app"}\n'
+    assert person.run("get", one, "--version", "1") == '{"n":5,"user":"app"}\n'
+    assert person.json("get", f"{one}#password") == {"uri": f"{one}#password", "version": 2, "value": "typed"}
+    assert person.run("keys", one) == "n\npassword\nuser\n"
+    assert re.fullmatch(r"1  \S+\n2  \S+\n", person.run("versions", one))
+    assert "owner            person\n" in person.run("info", one)
+    assert person.run("owner", one, "team") == f"uri    {one}\nowner  team\n"
+    assert person.json("info", one)["owner"] == "team"
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "stored"),
+    [
+        ("one line\n", (), "one line"),
+        ("one line\r\n", (), "one line"),
+        ("one line\n", ("--exact",), "one line\n"),
+        ("two\nlines\n", (), "two\nlines\n"),
+        (" spaced ", (), " spaced "),
+        ("\n\n", (), "\n\n"),
+        ("[1, 2]", (), "[1, 2]"),
+        ("[1, 2.50]", ("--as-json",), [1, 2.5]),
+        ('""', ("--as-json",), ""),
+        ("\x1b[31m", (), "\x1b[31m"),
+    ],
+)
+def test_what_is_piped_in_is_what_is_stored(person: Person, given: str, options: tuple[str, ...], stored: Any) -> None:
+    person.run("put", f"{uri('piped')}#k", *options, given=given)
+    assert person.json("get", f"{uri('piped')}#k")["value"] == stored
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (("put", "{one}#k"), ""),
+        (("put", "{one}"), "text"),
+        (("put", "{one}"), "[1]"),
+        (("put", "{one}"), '{}, "cas": 0'),
+        (("put", "{one}#k", "--as-json"), "1 2"),
+        (("put", "{one}#k", "--as-json"), '1}, {"a": 2'),
+        (("put", "no uri"), "x"),
+        (("put", "openbao+kv2://secret/../x#k"), "x"),
+        (("rotate", "{one}#k", "--generate", "20", "--policy", "p"), ""),
+        (("rotate", "{one}#k", "--alphabet", "ab"), "x"),
+        (("rotate", "{one}#k", "--generate", "2"), ""),
+        (("destroy", "{one}", "1"), ""),
+        (("rm", "{one}", "--destroy"), ""),
+        (("undelete", "{one}"), ""),
+        (("cp", "{one}"), ""),
+        (("get", "{one}", "--version", "0"), ""),
+        (("nothing",), ""),
+        (("--address", "http://example.org", "get", "{one}"), ""),
+    ],
+)
+def test_wrong_use_is_2(person: Person, words: tuple[str, ...], given: str) -> None:
+    person.run(*(word.replace("{one}", uri("wrong")) for word in words), given=given, status=Exit.USAGE)
+
+
+@pytest.mark.parametrize("words", [("put",), ("rotate",), ("rotate", "--generate", "20")])
+@pytest.mark.parametrize(
+    "typed", [(CANARY,), (f"password={CANARY}",), ("--value", CANARY), (f"--value={CANARY}",), ("--password", CANARY)]
+)
+def test_a_value_on_the_command_line_is_refused(person: Person, words: tuple[str, ...], typed: tuple[str, ...]) -> None:
+    """Before anything is sent, and without being said again."""
+    name, *options = words
+    before = len(person.process.records())
+    said = person.run(name, f"{uri('typed')}#k", *options, *typed, given="piped", status=Exit.USAGE)
+    assert "never taken from the command line" in said
+    assert CANARY not in said
+    assert len(person.process.records()) == before
+
+
+def test_rotated_deleted_and_brought_back(person: Person) -> None:
+    one = uri("cycle")
+    person.run("put", f"{one}#k", given="old")
+    assert person.json("rotate", f"{one}#k", "--generate", "30", "--alphabet", "abc")["version"] == 2
+    assert re.fullmatch("[abc]{30}", person.run("get", f"{one}#k"))
+    assert person.json("rotate", f"{one}#k", "--cas", "2", given="new")["previous_version"] == 2
+    person.run("rotate", f"{one}#k", "--cas", "2", given="late", status=Exit.CONFLICT)
+    assert person.json("rm", one) == {"uri": one, "deleted": True, "destroyed": False}
+    person.run("get", one, status=Exit.NOT_FOUND)
+    assert person.json("undelete", one, "3") == {"uri": one, "versions": [3]}
+    assert person.run("get", f"{one}#k") == "new"
+    assert person.json("destroy", one, "1", "2", "--yes") == {"uri": one, "versions": [1, 2]}
+    assert "destroyed" in person.run("versions", one)
+    assert person.json("rm", one, "--destroy", "--yes")["destroyed"] is True
+
+
+def test_copied_moved_listed_and_found(person: Person) -> None:
+    """Across providers too; a listing is followed to its end."""
+    for name in ("a", "b", "c"):
+        person.run("put", f"{uri(f'many/{name}')}#k", given=name)
+    assert person.run("ls", uri("many/")) == "".join(f"{uri(f'many/{name}')}\n" for name in "abc")
+    assert person.run("ls", uri("many/"), "--limit", "2") == f"{uri('many/a')}\n{uri('many/b')}\n"
+    assert person.run("search", "MANY/B", "--prefix", uri("")) == f"{uri('many/b')}\n"
+    assert person.json("ls", uri("nothing/")) == {"items": [], "next": None}
+    assert person.json("cp", uri("many/a"), "yaml://secret/cli/a")["toUri"] == "yaml://secret/cli/a"
+    person.run("cp", uri("many/a"), "yaml://secret/cli/a", status=Exit.CONFLICT)
+    person.run("cp", uri("many/a"), "yaml://secret/cli/a", "--overwrite")
+    person.run("mv", "yaml://secret/cli/a#k", uri("many/b#from"))
+    assert person.json("get", uri("many/b"))["value"] == {"k": "b", "from": "a"}
+    person.run("versions", "yaml://secret/app/db", status=Exit.UNSUPPORTED)
+    person.run("put", "yaml://secret/cli/n#k", "--as-json", given="1.10")
+    assert person.run("get", "yaml://secret/cli/n#k") == "1.10\n"
+
+
+def test_each_kind_of_refusal_has_its_status(person: Person, process: SidecarProcess) -> None:
+    """With the code and a hint; as JSON on standard error where that is asked for."""
+    said = person.run("get", uri("never"), status=Exit.NOT_FOUND)
+    assert re.match(r"sidecar secret: NOT_FOUND: .* \[[0-9a-f]{32}\]$", said)
+    nobody = Person(process, process.folder, "nobody")
+    assert "POLICY_DENIED" in nobody.run("get", uri("one"), status=Exit.DENIED)
+    assert json.loads(nobody.run("get", uri("one"), "--json", status=Exit.DENIED))["code"] == "POLICY_DENIED"
+    environment, person_s = person.environment, dict(person.environment)
+    try:
+        del environment["SIDECAR_DPOP_KEY"]
+        assert "--key-file" in person.run("get", uri("one"), status=Exit.UNAUTHENTICATED)
+        del environment["SIDECAR_TOKEN"]
+        assert "SIDECAR_TOKEN" in person.run("get", uri("one"), status=Exit.UNAUTHENTICATED)
+        environment["SIDECAR_ADDR"] = "http://127.0.0.1:1"
+        assert "no sidecar answers" in person.run("get", uri("one"), status=Exit.UNAVAILABLE)
+    finally:
+        person.environment.update(person_s)
+
+
+# -- a real terminal -----------------------------------------------------------------------------------------------
+def on_a_terminal(command: list[str], environment: Mapping[str, str], typed: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Runs a command on a terminal of its own; each text is typed when it is asked for. Its status, and the screen."""
+    controlling, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, *command],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    os.close(terminal)
+    screen, waiting = b"", list(typed)
+    try:
+        while chunk := os.read(controlling, 4096):
+            screen += chunk
+            if waiting and screen.rstrip().endswith((b"Value:", b"Again:", b"[y/N]:")):
+                os.write(controlling, waiting.pop(0).encode() + b"\n")
+                screen += b"<asked>"
+    except OSError:
+        pass  # EIO: the last one who had it open is gone
+    finally:
+        os.close(controlling)
+    return process.wait(60), screen.decode()
+
+
+def test_a_person_is_asked_and_nothing_is_shown_of_it(person: Person) -> None:
+    """Twice, so that a slip is none; the value stands neither on the screen nor among the processes' words."""
+    key = f"{uri('asked')}#k"
+    status, screen = on_a_terminal(person.command("put", key), person.environment, (CANARY, CANARY))
+    assert (status, screen.count("<asked>")) == (0, 2), screen
+    assert CANARY not in screen
+    assert person.run("get", key) == CANARY
+    status, screen = on_a_terminal(person.command("put", key), person.environment, (CANARY, "slip"))
+    assert (status, "not the same" in screen) == (Exit.USAGE, True)
+    status, screen = on_a_terminal(person.command("rm", uri("asked"), "--destroy"), person.environment, ("n",))
+    assert (status, "nothing was done" in screen) == (Exit.USAGE, True)
+    assert person.run("get", key) == CANARY
+
+
+def test_a_value_cannot_drive_the_terminal(person: Person) -> None:
+    """On a terminal it is written out, in a pipe it is what it is."""
+    key, attack = f"{uri('driving')}#k", "\x1b]0;owned\x07\x1b[2J\u202evalue"
+    person.run("put", key, given=attack)
+    status, screen = on_a_terminal(person.command("get", key), person.environment)
+    assert (status, screen) == (0, "\\x1b]0;owned\\x07\\x1b[2J\\u202evalue\r\n")
+    assert person.run("get", key) == attack
+    status, screen = on_a_terminal(person.command("get", f"{uri('driving')}\x1b[2J"), person.environment)
+    assert status == Exit.USAGE
+    assert "\x1b" not in screen
+    status, screen = on_a_terminal(person.command("get", uri("driving")), person.environment)
+    assert screen.startswith('k  "\\u001b]0;')
+
+
+# -- completion ----------------------------------------------------------------------------------------------------
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    """Bash for real; the scripts of zsh and fish are written, their shells are not here."""
+    sidecar = Path(sys.executable).with_name("sidecar")
+    environment = {"PATH": f"{sidecar.parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    scripts = {
+        shell: subprocess.check_output(
+            [sidecar], env={**environment, "_SIDECAR_COMPLETE": f"source_{shell}"}, text=True
+        )
+        for shell in ("bash", "zsh", "fish")
+    }
+    assert all("_SIDECAR_COMPLETE" in script for script in scripts.values())
+    asked = scripts["bash"] + "\n".join(
+        f'COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; COMPREPLY=(); _sidecar_completion sidecar "" ""; '
+        'echo "${COMPREPLY[@]}"'
+        for words in ("sidecar secret r", "sidecar secret get --v", "sidecar sec")
+    )
+    done = subprocess.run(["bash", "-c", asked], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["rotate rm", "--version", "secret"], done
