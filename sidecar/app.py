@@ -51,6 +51,7 @@ from sidecar.ops.revalidate import add_revalidate
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
+from sidecar.secrets.cursors import Cursors
 from sidecar.secrets.providers import engines, stores
 from sidecar.secrets.providers.port import Provider
 from sidecar.secrets.watching import Watching
@@ -268,7 +269,7 @@ class Sidecar:
             max_body_bytes=config.limits.max_body_mib * 2**20,
             clock=clock,
             attributes=self._attributes,
-            secrets=SecretsApi(clock),
+            secrets=SecretsApi(clock, Cursors(self._salts()[0])),
             providers={**engines(lambda: mounts.table), **self._stores},
             has_openbao=config.upstream.address is not None,
             watching=self._watching,

@@ -7,8 +7,10 @@ from sidecar.errors import Code, Refused
 from sidecar.secrets import views
 from sidecar.secrets.bulk import BulkRequests
 from sidecar.secrets.changes import Changes
+from sidecar.secrets.cursors import Cursors
 from sidecar.secrets.desk import Desk, Reply, obtain_all, repeat_all
 from sidecar.secrets.idempotency import Idempotency
+from sidecar.secrets.listings import Listings
 from sidecar.secrets.provenance import Provenance
 from sidecar.secrets.transfers import Transfers
 from sidecar.surface.secrets import bodies
@@ -18,7 +20,8 @@ from sidecar.surface.secrets.endpoints import Call, Endpoint
 class SecretsApi:
     """The endpoints that reach secrets."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, cursors: Cursors) -> None:
+        self._listings = Listings(cursors)
         self._changes = Changes(Provenance(clock))
         self._bulk = BulkRequests(self._changes)
         self._transfers = Transfers(self._changes)
@@ -65,11 +68,8 @@ class SecretsApi:
             case Endpoint.ROTATE:
                 rotate = bodies.read(bodies.Rotate, body)
                 return await changes.rotate(desk, desk.uri(rotate.uri), rotate, call.cas)
-            case Endpoint.LIST:
-                return await views.list_metadata(desk, query["prefix"], call.limit, query.get("cursor", ""))
-            case Endpoint.SEARCH:
-                prefix, cursor = query.get("prefix", ""), query.get("cursor", "")
-                return await views.search(desk, query["q"], prefix, call.limit, cursor)
+            case Endpoint.LIST | Endpoint.SEARCH:
+                return await self._listings.answer(call, desk)
             case Endpoint.KEYS:
                 return await views.list_keys(desk, desk.uri(query["uri"]))
             case Endpoint.DETAIL:
