@@ -32,7 +32,7 @@ def values() -> list[Value]:
 
 
 def _leaves(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(node, dict) and node:
+    if isinstance(node, dict) and node and all(key.isidentifier() for key in node):  # else a mapping of labels
         for key, value in node.items():
             yield from _leaves(value, (*path, key))
     else:

@@ -58,11 +58,12 @@ REFUSED: Final = {
     "tenant.salt": "a secret, and the configuration is a ConfigMap",
     "upstream.auth.token": "a secret, and the configuration is a ConfigMap",
     "yaml_provider": "secrets in a file, for development",
+    "events": "for development",
     "identity.issuers.jwks_file": "a list is not merged; keys that are given as a file do not rotate",
 }
 """What a chart's configuration never holds, and why."""
 
-FILE: Final = r"^/(run/sidecar/extra|var/lib/sidecar)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
+FILE: Final = r"^/(run/sidecar/secrets/extra|var/lib/sidecar)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
 """A path that `ops.extraFiles` or the spool's volume can have: there is nothing else to be named."""
 TEXT: Final = "^[ -~]*$"
 

@@ -60,6 +60,9 @@ def environment(manifests: Manifests, secrets: Secrets = NO_SECRETS) -> dict[str
     """The variables of the sidecar's container; what comes from a Secret is made up where it is not given."""
     found: dict[str, str] = {}
     for entry in sidecar_container(manifests).get("env", []):
+        if "value" in entry:
+            found[entry["name"]] = entry["value"]
+            continue
         key = entry["valueFrom"]["secretKeyRef"]["key"]
         found[entry["name"]] = secrets.get(key, f"from-{key}")
     return found

@@ -79,8 +79,10 @@ class TestHelm:
         assert config.grants.on_binding_change == "separate"
         assert config.grants.default_ttl_seconds == 300
         assert config.authorization.candidate.pdp == "cedar"
-        (volume,) = (one for one in pod_spec(manifests)["volumes"] if one["name"] == "sidecar-extra")
-        assert [*volume["projected"]["sources"][0]] == ["configMap"]
+        (volume,) = (one for one in pod_spec(manifests)["volumes"] if one["name"] == "sidecar-secrets")
+        sources = [next(iter(source.values())) for source in volume["projected"]["sources"]]
+        paths = [item["path"] for source in sources for item in source["items"]]
+        assert paths == ["salt", "login/secret-id", "extra/schema.json", "extra/candidate/app.cedar"]
 
     @pytest.mark.parametrize("key", [key for key in key_paths(tree()) if not in_sections(key, TAKEN)])
     def test_a_key_that_is_not_taken_is_refused_by_name(self, helm: Helm, key: str) -> None:
@@ -104,7 +106,8 @@ class TestHelm:
         assert f"ops.extraConfig.{section}: the chart writes this itself" in str(refused.value)
 
     @pytest.mark.parametrize(
-        "path", ["/etc/passwd", "/run/sidecar/secrets/salt", "/run/sidecar/extra/../secrets/salt", "relative", "/a\n"]
+        "path",
+        ["/etc/passwd", "/run/sidecar/secrets/salt", "/run/sidecar/secrets/extra/../secrets/salt", "relative", "/a\n"],
     )
     def test_a_file_is_one_that_a_volume_can_bring(self, helm: Helm, path: str) -> None:
         changes = {"ops.extraConfig": nested("authorization.cedar.schema", path)}

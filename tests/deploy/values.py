@@ -25,7 +25,7 @@ def values(changes: Mapping[str, Any] | None = None, *, example: bool = True) ->
     """The least values with changes, given by dotted key, on top; with the example unless told otherwise."""
     tree = copy.deepcopy(LEAST)
     given = dict(changes or {})
-    beside = example and not given.get("gateway.enabled", False)
+    beside = example and not given.get("gateway.enabled") and not given.get("injector.enabled")
     for key, value in ({"example.enabled": beside} | given).items():
         *sections, last = key.split(".")
         node = tree
@@ -170,8 +170,8 @@ BUILT: Final[dict[str, dict[str, Any]]] = {
             "grants": {"on_binding_change": "separate"},
             "limits": {"max_in_flight": 1000},
             "authorization": {
-                "cedar": {"schema": "/run/sidecar/extra/schema.json"},
-                "candidate": {"pdp": "cedar", "cedar": {"policies": "/run/sidecar/extra/candidate"}},
+                "cedar": {"schema": "/run/sidecar/secrets/extra/schema.json"},
+                "candidate": {"pdp": "cedar", "cedar": {"policies": "/run/sidecar/secrets/extra/candidate"}},
                 "recordings": {"file": "/var/lib/sidecar/decisions"},
             },
         },
@@ -211,5 +211,73 @@ GATEWAYS: Final[dict[str, dict[str, Any]]] = {
     "gateway on IPv6": GATEWAY | {"sidecar.operationsAddress": "[::]:9102", "gateway.replicas": 5},
 }
 """Cases of the gateway; the same."""
+
+INJECTOR: Final[dict[str, Any]] = {
+    "example.enabled": False,
+    "injector.enabled": True,
+    "injector.namespaces": {"team-a": {"configs": ["sidecar-config"], "policiesConfigMap": "sidecar-policies"}},
+    "ops.upstream.auth.method": "kubernetes",
+    "ops.upstream.auth.role": "app",
+}
+_UMBRELLA: Final = {
+    "id": "umbrella",
+    "allowedMounts": ["kv", "team/kv"],
+    "roles": ["web", "batch"],
+    "saltSecret": {"name": "umbrella-salt", "key": "key"},
+}
+INJECTORS: Final[dict[str, dict[str, Any]]] = {
+    "injector": INJECTOR,
+    "injector with cert-manager": INJECTOR
+    | {"injector.certificates.by": "cert-manager", "injector.nativeSidecars": "always"},
+    "injector with an issuer that is there": INJECTOR
+    | {"injector.certificates.by": "cert-manager", "injector.certificates.issuer": {"name": "internal"}},
+    "injector that tells its callers apart": INJECTOR
+    | {
+        "injector.clientCaConfigMap": "api-servers-ca",
+        "injector.apiServerCidrs": ["10.1.0.0/24", "fd00:1::/64"],
+        "injector.priorityClassName": "system-cluster-critical",
+        "injector.tolerated": {"env": ["AWS_ROLE_ARN"], "mountPaths": ["/var/run/secrets/eks.amazonaws.com"]},
+    },
+    "injector for several tenants": INJECTOR
+    | {
+        "ops.tenant": {},
+        "ops.upstream.auth.role": "",
+        "injector.namespaces": {
+            "team-b": {
+                "tenants": [_UMBRELLA],
+                "configs": ["sidecar-config", "quiet"],
+                "policiesConfigMap": "sidecar-policies",
+                "required": True,
+            }
+        },
+    },
+    "injector with all that sidecars may be told": INJECTOR
+    | BUILT["the pod as a caller"]
+    | BUILT["kafka with sasl"]
+    | {
+        "ops.identity.pod.enabled": False,
+        "ops.upstream.caConfigMap": "openbao-ca",
+        "ops.kafka.caSecret": "kafka-ca",
+        "ops.authorization.pdp": "authzen",
+        "ops.authorization.authzen.url": "https://pdp.pdp.svc",
+        "ops.authorization.authzen.caSecret": "pdp-ca",
+        "ops.authorization.authzen.tokenSecret": "pdp-token",
+        "ops.revocations.topic": "acme.revocations",
+        "ops.revocations.tokenSecret": "revalidate-token",
+        "ops.audit.checkpoint.keySecret": "audit-key",
+        "ops.tracing.otlpEndpoint": "http://collector:4318",
+        "ops.extraConfig": {
+            "upstream": {"timeout_seconds": 10, "cluster_addresses": ["https://bao-0.bao:8200"]},
+            "authorization": {"authzen": {"client_cert_file": "/run/sidecar/secrets/extra/pdp.crt"}},
+            "ops": {"trace_ratio": 0.5},
+        },
+        "ops.extraFiles": [{"secret": {"name": "pdp-client", "items": [{"key": "tls.crt", "path": "pdp.crt"}]}}],
+        "ops.mounts": [{"path": "secret", "engine": "kv2"}],
+        "monitoring.podMonitor": True,
+        "networkPolicy.openbao.namespace": "openbao",
+        "networkPolicy.openbao.alsoFrom": ["operators"],
+    },
+}
+"""Cases of the injector; its configuration is the injector's own."""
 
 CASES: Final = BUILT

@@ -51,7 +51,7 @@ holds, and never becomes structure. Paths are those of _container.tpl.
 {{- with $given.algorithms }}{{ $_ := set $issuer "algorithms" . }}{{ end -}}
 {{- with (default $given.token_types $given.tokenTypes) }}{{ $_ := set $issuer "token_types" . }}{{ end -}}
 {{- if $given.caConfigMap }}{{ $_ := set $issuer "ca_file" (printf "/etc/sidecar/trust/issuer-%d.crt" $index) }}{{ end -}}
-{{- if $given.tokenAudience }}{{ $_ := set $issuer "token_file" (printf "/run/sidecar/token/issuer-%d" $index) }}{{ end -}}
+{{- if $given.tokenAudience }}{{ $_ := set $issuer "token_file" (printf "/run/sidecar/secrets/issuers/%d" $index) }}{{ end -}}
 {{- $issuers = append $issuers $issuer -}}
 {{- end -}}
 

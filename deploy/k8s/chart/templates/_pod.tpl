@@ -5,6 +5,11 @@ variables made of Services' names, which would be read as configuration.
 {{- define "openbao-sidecar.pod" -}}
 serviceAccountName: {{ include "openbao-sidecar.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
+{{ include "openbao-sidecar.podSecurity" . }}
+{{- end -}}
+
+{{/* What even the injector's pods have, which may speak to the API server. */}}
+{{- define "openbao-sidecar.podSecurity" -}}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -40,4 +45,17 @@ topologySpreadConstraints:
         {{- include "openbao-sidecar.selectorLabels" $context | nindent 8 }}
         app.kubernetes.io/component: {{ index $ 1 }}
   {{- end }}
+{{- end -}}
+
+{{/* A container of ours: Pod Security's `restricted`, and nothing that can be written but its volumes. */}}
+{{- define "openbao-sidecar.restricted" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
 {{- end -}}

@@ -7,6 +7,9 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- $prod := eq $ops.environment "prod" -}}
 {{- $found := list -}}
 
+{{- if .Values.injector.enabled -}}
+{{- $found = concat $found (compact (splitList "\n" (include "openbao-sidecar.injectorProblems" .))) -}}
+{{- else -}}
 {{- if not $ops.tenant.id -}}
 {{- $found = append $found "ops.tenant.id: is missing → name the tenant whose secrets these are" -}}
 {{- end -}}
@@ -25,6 +28,7 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- end -}}
 {{- if not $ops.tenant.saltSecret.key -}}
 {{- $found = append $found "ops.tenant.saltSecret.key: is missing → name the key that holds the salt" -}}
+{{- end -}}
 {{- end -}}
 
 {{- if and $prod (not $ops.api.requireAuth) -}}
@@ -82,13 +86,16 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- $found = append $found "ops.upstream.address: plain http where ops.environment is prod → use https" -}}
 {{- end -}}
 {{- if include "openbao-sidecar.ownLogin" $ -}}
-{{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.role) -}}
+{{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.role) (not $.Values.injector.enabled) -}}
 {{- $found = append $found (printf "ops.upstream.auth.role: is missing for method %s → name OpenBao's role" .auth.method) -}}
 {{- end -}}
 {{- if and (has .auth.method (list "kubernetes" "jwt")) (not .auth.audience) -}}
 {{- $found = append $found "ops.upstream.auth.audience: is empty → name the audience that OpenBao's role is bound to" -}}
 {{- end -}}
-{{- if and (has .auth.method (list "approle" "token_file" "cert")) (not .auth.secret) -}}
+{{- if and (has .auth.method (list "kubernetes" "jwt")) (eq .auth.audience $ops.api.audience) -}}
+{{- $found = append $found "ops.upstream.auth.audience: is the audience of callers' tokens, so that OpenBao would take what the application holds → give the login one of its own" -}}
+{{- end -}}
+{{- if and (has .auth.method (list "approle" "token_file" "cert")) (not .auth.secret) (not $.Values.injector.enabled) -}}
 {{- $found = append $found (printf "ops.upstream.auth.secret: is missing for method %s → name the Secret of the login" .auth.method) -}}
 {{- end -}}
 {{- end -}}
