@@ -141,7 +141,7 @@ _DEFAULTS: Final[Mapping[str, Tree]] = {
 
 
 def with_defaults(given: list[Tree]) -> list[Tree]:
-    """What an operator wrote for Kubernetes, with what the API server would add."""
+    """What an operator wrote for Kubernetes as the API server gives it back: with its defaults, without empty texts."""
 
     def filled(tree: Any) -> Any:
         if isinstance(tree, list):
@@ -151,6 +151,7 @@ def with_defaults(given: list[Tree]) -> list[Tree]:
         return {
             key: {**_DEFAULTS.get(key, {}), **inner} if isinstance(inner := filled(value), dict) else inner
             for key, value in tree.items()
+            if value not in ("", None)
         }
 
     return [filled(item) for item in given]

@@ -16,9 +16,11 @@ from sidecar.injector.refusal import Denied, Malformed
 from sidecar.injector.review import Review, allowed, denied, parse_review
 
 PATHS: Final[dict[str, Phase]] = {"/mutate": "mutate", "/validate": "validate"}
-READ_SECONDS: Final = 10.0
+READ_SECONDS: Final = 3.0
 """For a whole body; an API server sends it at once."""
-MOST_AT_ONCE: Final = 32
+WAIT_SECONDS: Final = 6.0
+"""For a turn to be read. Both together are less than the 10 seconds for which an API server waits."""
+MOST_AT_ONCE: Final = 16
 """Reviews that are read at the same time: with `listen.max_body_mib` the memory that callers can take."""
 _JSON: Final = "application/json"
 _log = structlog.get_logger(__name__)
@@ -33,9 +35,12 @@ def webhook_app(rules: Rules, max_body_bytes: int) -> web.Application:
         async def handle(request: web.Request) -> web.Response:
             started = time.perf_counter()
             try:
-                if turns.locked():
-                    return _refused(phase, 503, "too many reviews at once")
-                async with turns, asyncio.timeout(READ_SECONDS):
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await turns.acquire()
+            except TimeoutError:
+                return _refused(phase, 503, "too many reviews at once")
+            try:
+                async with asyncio.timeout(READ_SECONDS):
                     review = await _read(request)
             except Malformed as error:
                 return _refused(phase, 400, str(error))
@@ -45,6 +50,8 @@ def webhook_app(rules: Rules, max_body_bytes: int) -> web.Application:
                 return _refused(phase, 415, f"the body is not {_JSON}")
             except TimeoutError:
                 return _refused(phase, 408, "the body did not come in time")
+            finally:
+                turns.release()
             answer = answer_review(review, rules, phase)
             metrics.SECONDS.labels(phase).observe(time.perf_counter() - started)
             return web.json_response(answer)

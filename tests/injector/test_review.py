@@ -137,6 +137,7 @@ async def test_who_dawdles_is_let_go_and_others_are_told_to_come_again(monkeypat
     """Nobody in the cluster takes the injector's memory, or its turns, for longer than it takes to be let go."""
     monkeypatch.setattr(server, "MOST_AT_ONCE", 1)
     monkeypatch.setattr(server, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(server, "WAIT_SECONDS", 0.05)
     begun, end = asyncio.Event(), asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:

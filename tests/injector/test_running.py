@@ -14,15 +14,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import requests
 import yaml
 from cryptography import x509
 
+from sidecar.dev.ports import free_port
+from sidecar.injector import certificates
+from sidecar.injector.app import Injector
 from sidecar.injector.certificates import CertificateKeeper
 from sidecar.injector.cluster import Cluster as ApiServer
 from sidecar.injector.cluster import ClusterError
-from sidecar.injector.config import SelfMade
+from sidecar.injector.config import InjectorConfig, SelfMade
 from tests.injector.making import NAMESPACE, Tree, config, pod, review, sidecar_of, variables
 from tests.real.injector import ADMISSION, REGISTRATION, SECRET, SERVICE, Cluster, InjectorProcess
 from tests.real.injector import NAMESPACE as INJECTORS
@@ -254,6 +258,44 @@ def test_with_client_certificates_only_the_api_server_asks(certified: Certified)
     thief = Authority("clients").issue("api-server")
     with pytest.raises((requests.exceptions.SSLError, requests.exceptions.ConnectionError)):
         certified.ask(thief.client_context(certified.folder, certified.authority))
+
+
+def issued_for(authority: Authority, folder: Path, ends_in: timedelta) -> InjectorConfig:
+    """A configuration with a certificate that ends then."""
+    made = authority.issue("localhost", starts_in=timedelta(days=-9), ends_in=ends_in)
+    cert, key = made.write(folder, "short")
+    tree = config().model_dump(mode="json") | {"native_sidecars": "always"}
+    tree["listen"] = {"address": f"127.0.0.1:{free_port()}", "tls": {"cert_file": str(cert), "key_file": str(key)}}
+    tree["ops"] = {"address": f"127.0.0.1:{free_port()}"}
+    return InjectorConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize(("ends_in", "status"), [(timedelta(hours=1), 200), (timedelta(hours=-1), 503)])
+async def test_it_is_not_ready_with_a_certificate_that_nobody_takes(
+    tmp_path: Path, ends_in: timedelta, status: int
+) -> None:
+    configured = issued_for(Authority(), tmp_path, ends_in)
+    url = f"http://{configured.ops.address}/readyz"
+    async with Injector(configured), aiohttp.ClientSession() as http, http.get(url) as answer:
+        assert answer.status == status
+        assert (await answer.json())["checks"]["certificate"]["ready"] is (status == 200)
+
+
+async def test_an_api_server_that_is_away_is_told_and_what_is_served_stays(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "LOOK_SECONDS", 0.01)
+    away = Replicas(cluster, tmp_path, 1)
+    away.api = ApiServer(f"https://127.0.0.1:{free_port()}", cluster.kube.ca_file, tmp_path / "token")
+    made = SelfMade.model_validate({"secret": SECRET, "service": "s", "folder": tmp_path})
+    async with away.api:
+        keeper = CertificateKeeper(away.api, made, INJECTORS)
+        watching = asyncio.create_task(keeper.watch())
+        while not keeper.problem:
+            await asyncio.sleep(0.01)
+        watching.cancel()
+    assert "certificates could not be kept" in keeper.problem
+    assert not keeper.file.exists()
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------

@@ -201,6 +201,7 @@ def _grant(kube: KubeApi) -> None:
 
 OF_THE_OPERATOR: Final[dict[str, Any]] = {
     "env": [
+        {"name": "SIDECAR__OPS__OTLP_ENDPOINT", "value": ""},
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "MEMORY", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}},
         {"name": "USERNAME", "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "username"}}},
@@ -208,6 +209,7 @@ OF_THE_OPERATOR: Final[dict[str, Any]] = {
     "trust": [{"secret": {"name": "kafka", "items": [{"key": "ca.crt", "path": "kafka.crt"}]}}],
     "secrets": [
         {"serviceAccountToken": {"audience": "pdp", "path": "pdp"}},
+        {"serviceAccountToken": {"audience": "", "path": "api"}},
         {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
     ],
     "pinned": {"scopes": {"enforce": True}},
