@@ -60,21 +60,23 @@ class Checkpoints:
         text = base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
         return f'"key_id":"{self.key_id}","every_records":{self._every_records},"signature":"{text}"'.encode()
 
-    def woven(self, bodies: Sequence[Body]) -> list[Body]:
+    def woven(self, bodies: Sequence[Body]) -> Sequence[Body]:
         """These records with checkpoints where one is due: after each start, and after so many others."""
-        unsigned, woven = self._unsigned, []
+        if self._unsigned + len(bodies) < self._every_records and bodies[0][0] is not Event.AUDIT_START:
+            return bodies
+        unsigned, woven = self._unsigned, list[Body]()
         for body in bodies:
             woven.append(body)
-            unsigned = self._after(unsigned, body.event)
-            if unsigned >= self._every_records or body.event is Event.AUDIT_START:
+            unsigned = self._after(unsigned, body[0])
+            if unsigned >= self._every_records or body[0] is Event.AUDIT_START:
                 woven.append(self.body())
                 unsigned = 0
         return woven
 
     def written(self, bodies: Iterable[Body]) -> None:
         """These have become durable."""
-        for body in bodies:
-            self._unsigned = self._after(self._unsigned, body.event)
+        for event, _, _ in bodies:
+            self._unsigned = self._after(self._unsigned, event)
             if self._unsigned == 0:
                 self._signed_at = self._clock.elapsed()
 
@@ -86,7 +88,7 @@ class Checkpoints:
 
     def body(self) -> Body:
         """A checkpoint before it is signed."""
-        return Body(Event.AUDIT_CHECKPOINT, self._clock.wall(), b"{}")
+        return (Event.AUDIT_CHECKPOINT, self._clock.wall(), b"{}")
 
     @staticmethod
     def _after(unsigned: int, event: Event) -> int:

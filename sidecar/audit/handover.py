@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from sidecar.audit.stamping import Body
+from sidecar.audit.stamping import STAMP_BYTES, Body
 from sidecar.errors import Code, Refused
 
 _MAX_TOGETHER: Final = 256  # records handed over at once, and refused at once where they do not fit
@@ -26,13 +26,14 @@ def unavailable(detail: str) -> Refused:
 @dataclass(slots=True)
 class Entry:
     """What becomes durable together: the records of one turn of the event loop with those who wait for them; or a
-    command, or the end, which stand alone. `since` in the loop's seconds."""
+    command, or the end, which stand alone. `since` in the loop's seconds; no stamped record takes more of `size`."""
 
     since: float
     command: Command | None = None
     stop: bool = False
     futures: list[asyncio.Future[None]] = field(default_factory=list)
     bodies: list[Body] = field(default_factory=list)
+    size: int = 0
     error: Refused | None = None
 
 
@@ -47,25 +48,44 @@ class Handover:
         self.waiting = 0
         """How many callers wait."""
 
-    def add(self, bodies: Sequence[Body], command: Command | None, *, stop: bool) -> asyncio.Future[None]:
-        """Gives these to the thread, in the order of the calls. The future is done by `settle`."""
-        alone = command is not None or stop
-        future, entry = self._loop.create_future(), self._open
-        if alone and entry is not None:
-            self._hand_over(entry)
-        if alone or entry is None:
-            entry = self._open = Entry(self._loop.time(), command, stop)
-            self._outstanding.append(entry)
-            if not alone:
-                # What else is ready to run in this turn of the loop comes along: waking the thread costs more than a
-                # record does.
-                self._loop.call_soon(self._hand_over, entry)
+    def add(self, *bodies: Body) -> asyncio.Future[None]:
+        """Gives these records to the thread, in the order of the calls. The future is done by `settle`."""
+        entry = self._open
+        if entry is None:
+            entry = self._open = self._new(Entry(self._loop.time()))
+            # What else is ready to run in this turn of the loop comes along: waking the thread costs more than a
+            # record does.
+            self._loop.call_soon(self._hand_over, entry)
+        future = self._loop.create_future()
         self.waiting += 1
         entry.futures.append(future)
-        entry.bodies += bodies
-        if alone or len(entry.bodies) >= _MAX_TOGETHER:
+        for body in bodies:
+            entry.bodies.append(body)
+            entry.size += len(body[2]) + STAMP_BYTES
+        if len(entry.bodies) >= _MAX_TOGETHER:
             self._hand_over(entry)
         return future
+
+    def command(self, command: Command) -> asyncio.Future[None]:
+        """Has the thread do this when everything before it is written."""
+        return self._alone(Entry(self._loop.time(), command))
+
+    def end(self) -> asyncio.Future[None]:
+        """Has the thread write the end, and nothing after it."""
+        return self._alone(Entry(self._loop.time(), stop=True))
+
+    def _alone(self, entry: Entry) -> asyncio.Future[None]:
+        if self._open is not None:
+            self._hand_over(self._open)
+        future = self._loop.create_future()
+        self.waiting += 1
+        entry.futures.append(future)
+        self._queue.put(self._new(entry))
+        return future
+
+    def _new(self, entry: Entry) -> Entry:
+        self._outstanding.append(entry)
+        return entry
 
     def _hand_over(self, entry: Entry) -> None:
         if self._open is entry:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from sidecar.audit.chain import GENESIS
@@ -28,13 +28,9 @@ _EVENTS: Final = {event: event.value for event in Event}
 _MICROS: Final = tuple(f"{micros:03d}Z" for micros in range(1000))
 
 
-class Body(NamedTuple):
-    """A record before it has its place: its event, when it was handed over (seconds since the epoch), and its own
-    members as a JSON object."""
-
-    event: Event
-    wall: float
-    members: bytes
+Body = tuple[Event, float, bytes]
+"""A record before it has its place: its event, when it was handed over (seconds since the epoch), and its own members
+as a JSON object. No class of its own: thousands are made and taken apart in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +50,39 @@ class Stamper:
         self._milli = -1
         self._milli_text = self._id_text = ""
 
-    def lines(self, bodies: Sequence[Body], tip: Tip) -> tuple[list[bytes], Tip]:
+    def lines(self, bodies: Sequence[Body], tip: Tip) -> tuple[bytes, Tip]:
         """The framed lines of these records behind `tip`, and the new tip.
 
         What is put together here is ASCII without quotes or backslashes and needs no escaping; serialising the whole
         record again would cost more than all the rest.
         """
-        seq, prev, lines, at = tip.seq, tip.hash, [], 0
+        seq, prev, at = tip.seq, tip.hash, 0
         random = os.urandom(_RANDOM_BYTES * len(bodies)).hex()
-        instance = self._instance
+        instance, signing = f'","instance":"{self._instance}","seq":', self._signing
+        parts: list[bytes] = []
         for event, wall, members in bodies:
             seq += 1
-            millis, ts = self._time(int(wall * 1_000_000))
-            if self._signing is not None and (signed := self._signing(event, instance, seq, prev, ts)):
+            micros = int(wall * 1_000_000)
+            if (milli := micros // 1000) != self._milli:
+                self._keep(milli)
+            ts = f"{self._milli_text}{_MICROS[micros % 1000]}"
+            if signing is not None and (signed := signing(event, self._instance, seq, prev, ts)):
                 members = b"{" + signed + b"}"
-            bits, at = random[at : at + _HEX], at + _HEX
             # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time.
             stamp = (
-                f'{{"event_id":"{millis}-7{bits[:3]}-a{bits[3:6]}-{bits[6:18]}",'
-                f'"ts":"{ts}","instance":"{instance}",'
-                f'"seq":{seq},"prev":"{prev}","event":"{_EVENTS[event]}"'
+                f'{{"event_id":"{self._id_text}-7{random[at : at + 3]}-a{random[at + 3 : at + 6]}-'
+                f'{random[at + 6 : at + 18]}","ts":"{ts}{instance}{seq},"prev":"{prev}","event":"{_EVENTS[event]}"'
             ).encode()
-            record = b",".join((stamp, members[1:])) if len(members) > 2 else stamp + b"}"
+            at += _HEX
+            record = b"%b,%b" % (stamp, members[1:]) if len(members) > 2 else stamp + b"}"
             prev = sha256(record).hexdigest()
-            lines.append(b"".join((crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")))
-        return lines, Tip(seq, prev)
+            parts += (crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")
+        return b"".join(parts), Tip(seq, prev)
 
-    def _time(self, micros: int) -> tuple[str, str]:
-        """The id's first 48 bits, and RFC 3339, UTC, microseconds. Kept while the millisecond lasts."""
-        milli = micros // 1000
-        if milli != self._milli:
-            self._milli = milli
-            bits = f"{milli:012x}"
-            self._id_text = f"{bits[:8]}-{bits[8:]}"
-            second = datetime.fromtimestamp(milli // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            self._milli_text = f"{second}.{milli % 1000:03d}"
-        return self._id_text, f"{self._milli_text}{_MICROS[micros % 1000]}"
+    def _keep(self, milli: int) -> None:
+        """The id's first 48 bits, and RFC 3339, UTC, but for the microseconds: kept while the millisecond lasts."""
+        self._milli = milli
+        bits = f"{milli:012x}"
+        self._id_text = f"{bits[:8]}-{bits[8:]}"
+        second = datetime.fromtimestamp(milli // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        self._milli_text = f"{second}.{milli % 1000:03d}"

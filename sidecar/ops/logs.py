@@ -9,6 +9,7 @@ and its frames. Of libraries only warnings and errors are heard: what they say a
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 from urllib.parse import quote
 
 import structlog
@@ -112,8 +113,27 @@ _FRAMES: Final = "exception"
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
+class _Unfailing:
+    """A stream whose disk may be full, or whose reader may be gone: what cannot be told is lost, and whoever told it
+    goes on. Else a full disk of logs would break what the line was about."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure(level: str, log_format: str, stream: TextIO = sys.stderr) -> None:
-    """Sets up structlog and the standard library's logging so that every line goes through the mask."""
+    """Sets up structlog and the standard library's logging so that every line goes through the mask. No log call
+    raises because the stream does."""
+    unfailing = cast("TextIO", _Unfailing(stream))
     shared: list[Callable[..., Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -129,10 +149,10 @@ def configure(level: str, log_format: str, stream: TextIO = sys.stderr) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.PrintLoggerFactory(unfailing),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(unfailing)
     handler.addFilter(_without_quotes)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

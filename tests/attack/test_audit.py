@@ -25,7 +25,7 @@ from sidecar.audit.framing import frame, unframe
 from sidecar.audit.journal import JournalError
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
-from sidecar.audit.stamping import Body, Stamper, Tip
+from sidecar.audit.stamping import Stamper, Tip
 from sidecar.config import Config, ConfigError, load, split_address
 from sidecar.config.checks import is_loopback
 from sidecar.errors import Code, Refused
@@ -463,9 +463,9 @@ async def test_audit_03_a_tail_forged_with_a_right_chain_disagrees_with_its_copy
     copy.write_bytes(b"".join(line.record + b"\n" for line in read_all([spool])))
 
     def forged(kept: list[bytes]) -> list[bytes]:
-        bodies = [Body(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}'), Body(Event.AUDIT_STOP, 1.0, b"{}")]
+        bodies = [(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}'), (Event.AUDIT_STOP, 1.0, b"{}")]
         lines, _ = Stamper(journal.instance).lines(bodies, Tip(1, link(kept[0])))
-        return [kept[0], *(record for line in lines if (record := unframe(line[:-1])) is not None)]
+        return [kept[0], *(record for line in lines.splitlines() if (record := unframe(line)) is not None)]
 
     rewritten(segments(spool)[0], forged)
     assert verified(spool)[0] == 0

@@ -17,13 +17,13 @@ OTHER = "99999999-2222-4333-8444-555555555555"
 
 
 def body(event: Event, members: dict[str, Any] | None = None, wall: float = 1_700_000_000.123456) -> Body:
-    return Body(event, wall, orjson.dumps(members or {}))
+    return (event, wall, orjson.dumps(members or {}))
 
 
 def chained(bodies: Sequence[Body], instance: str = INSTANCE, tip: Tip | None = None) -> list[bytes]:
     """The records of these bodies, in one chain."""
     lines, _ = Stamper(instance).lines(bodies, tip or Tip())
-    records = [unframe(line[:-1]) for line in lines]
+    records = [unframe(line) for line in lines.splitlines()]
     return [record for record in records if record is not None]
 
 

@@ -65,15 +65,15 @@ def forged_from(kept: list[bytes], start: int, bodies: list[Body], checkpoints: 
     last = orjson.loads(kept[start - 1])
     stamper = Stamper(last["instance"], checkpoints.members if checkpoints else None)
     lines, _ = stamper.lines(bodies, Tip(last["seq"], link(kept[start - 1])))
-    return [*kept[:start], *(record for line in lines if (record := unframe(line[:-1])) is not None)]
+    return [*kept[:start], *(record for line in lines.splitlines() if (record := unframe(line)) is not None)]
 
 
 def permits(count: int) -> list[Body]:
-    return [Body(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}')] * count
+    return [(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}')] * count
 
 
-CHECKPOINT = Body(Event.AUDIT_CHECKPOINT, 1.0, b"{}")
-STOP = Body(Event.AUDIT_STOP, 1.0, b"{}")
+CHECKPOINT = (Event.AUDIT_CHECKPOINT, 1.0, b"{}")
+STOP = (Event.AUDIT_STOP, 1.0, b"{}")
 
 
 # -- signing ----------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ async def test_a_batch_larger_than_the_promise_is_signed_in_its_middle_too(spool
 async def test_after_a_while_the_end_is_signed_though_nothing_more_comes(
     spool: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.audit.journal._PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.audit.writer.PROBE_SECONDS", 0.05)
     async with journal_in(spool, checkpoints=keys.checkpoints(seconds=0.1)) as journal:
         await until(lambda: events(spool).count("AUDIT_CHECKPOINT") == 1, "the start to be signed")
         await journal.append(permit())
@@ -145,9 +145,7 @@ async def test_without_the_public_key_checkpoints_are_counted_and_not_called_che
     [
         pytest.param([*permits(11)], "without another one", id="no-checkpoint-any-more"),
         pytest.param([*permits(5), CHECKPOINT], "checkpoint without its members|was not given", id="unsigned"),
-        pytest.param(
-            [*permits(3), STOP, Body(Event.AUDIT_START, 1.0, b"{}"), *permits(9)], "without another", id="run"
-        ),
+        pytest.param([*permits(3), STOP, (Event.AUDIT_START, 1.0, b"{}"), *permits(9)], "without another", id="run"),
     ],
 )
 async def test_audit_03_a_tail_rewritten_without_the_key_is_found(

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from sidecar.audit import journal as journal_module
 from sidecar.audit import segments as segments_module
+from sidecar.audit import writer as writer_module
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
 from sidecar.audit.record import Event, Record
 from sidecar.audit.segments import Segment
@@ -400,7 +402,7 @@ async def test_a_disk_that_is_well_again_is_noticed_without_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readiness is false meanwhile, so no request may ever come."""
-    monkeypatch.setattr(journal_module, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "PROBE_SECONDS", 0.05)
     with small_disk(tmp_path / "disk") as disk:
         async with journal_in(disk.path / "spool") as journal:
             disk.fill()
@@ -507,7 +509,7 @@ async def test_a_segment_begun_by_the_probe_is_named_by_the_record_it_will_begin
     def fails(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(journal_module, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "PROBE_SECONDS", 0.05)
     async with journal_in(spool) as journal:
         await journal.append_many([permit(str(n)) for n in range(10)])
         with monkeypatch.context() as broken:
@@ -547,6 +549,50 @@ async def test_a_disk_that_hangs_is_refused_after_a_while_and_taken_again_when_i
                 await asyncio.sleep(0.01)
         await journal.append(permit("after"))
     assert names(spool) == ["hung", "after"]  # a record of what was not done harms nobody; the other way round it would
+
+
+async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_never_for_long(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(writer_module, "sleep", rests.append)
+    monkeypatch.setattr(writer_module, "monotonic", lambda: 1_000.0)  # the disk takes no time at all
+    async with journal_in(spool) as journal:
+        for n in range(9):
+            await journal.append(permit(str(n)))
+        assert rests == []
+        await asyncio.gather(*(journal.append(permit(str(n))) for n in range(9, 59)))
+        await journal.append(permit("59"))
+        assert rests == [pytest.approx(0.005)]
+        await journal.append_many([permit(str(n)) for n in range(60, 1_060)])
+        await journal.append(permit("1060"))
+        assert rests[1:] == [pytest.approx(0.01)]
+    assert names(spool) == [str(n) for n in range(1_061)]
+
+
+async def test_the_chain_goes_on_where_it_was_though_telling_of_recovery_fails(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log on the same full disk, say: a record that is durable has its seq, whatever happens after that."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with journal_in(spool) as journal:
+        await journal.append(permit("before"))
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", FailingSync(1))
+            await refused(journal)
+            broken.setattr(writer_module, "_log", Broken())
+            for _ in range(3):
+                with suppress(Refused):
+                    await journal.append(permit("in between"))
+        await journal.append(permit("after"))
+        assert journal.status().healthy
+    assert names(spool)[0] == "before"
+    assert names(spool)[-1] == "after"
+    assert verified(spool)[0] == 0
 
 
 async def test_no_more_wait_than_there_is_room_for(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

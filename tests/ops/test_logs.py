@@ -53,6 +53,25 @@ def test_a_registered_secret_is_masked_in_any_text() -> None:
         logs.forget_secret("canary-of-the-broker")
 
 
+class FullDisk(io.StringIO):
+    """A log on a full disk, or a pipe that nobody reads."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_breaks_nothing() -> None:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    try:
+        logs.configure("info", "json", FullDisk())
+        structlog.get_logger("test").error("lost")
+        logging.getLogger("library").error("lost too")
+    finally:
+        root.handlers[:], root.level = before
+        structlog.reset_defaults()
+
+
 def test_structured_and_foreign_lines_are_masked_exceptions_included() -> None:
     quoted = "the-password-itself"  # as a message; the line of source that raises it is shown
     stream = io.StringIO()
