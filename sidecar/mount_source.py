@@ -207,8 +207,8 @@ async def table_for_commands(config: Config) -> MountTable:
     Raises `Refused` where OpenBao's cannot be read.
     """
     configured = configured_mounts(config)
-    if configured is not None:
-        return table_of(config, configured)
+    if configured is not None or config.upstream.address is None:
+        return table_of(config, configured or ())
     login = BrokerLogin(config.upstream)
     await login.start()
     try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from sidecar.caller.identity import Caller
 from sidecar.config import Config
 from sidecar.errors import Code, Refused
 from sidecar.surface.operation import SCOPE, Operation, Purpose
+
+_LOOKING: Final = frozenset({Purpose.READ, Purpose.READ_METADATA})
 
 
 class Guard:
@@ -32,7 +35,7 @@ class Guard:
             caller.brought_token()
         if operation.uri.mount not in self._mounts:
             raise Refused(Code.TENANT_MOUNT_MISMATCH, "This mount is not one of the tenant's.")
-        if operation.mutation and operation.uri.provider in self._read_only:
+        if operation.uri.provider in self._read_only and operation.purpose not in _LOOKING:
             raise Refused(
                 Code.PROVIDER_READ_ONLY, "This provider's secrets are changed where environment is dev or test only."
             )

@@ -21,9 +21,11 @@ from sidecar.decision.decide import Decider
 from sidecar.decision.guard import Guard
 from sidecar.decision.permit import Denied, Obligations, Pdp, Verdict
 from sidecar.errors import Code, Refused
+from sidecar.secrets.providers import read_only
 from sidecar.surface.engines import ENGINES
 from sidecar.surface.operation import Operation, Purpose, UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
+from sidecar.surface.secrets.operations import PURPOSES, Act
 from sidecar.upstream.pool import exact_session
 
 _LIFE_SECONDS: Final = 3600
@@ -84,7 +86,7 @@ async def ask(
 
     decider = Decider(config, pdp, SystemClock(), publishes_notifications=bool(config.audit.kafka.bootstrap_servers))
     try:
-        Guard(config).check(operation, caller)
+        Guard(config, read_only(config)).check(operation, caller)
         permit = await decider.permit(operation, caller, correlation_id="policy-test", attributes=fetched)
         permit.reservation.refund()
         return Outcome("", permit.verdict)
@@ -127,6 +129,9 @@ def operation_of(uri: SecretUri, purpose: str, name: str = "", uses: int = 1) ->
 
 
 def _usual_name(uri: SecretUri, purpose: Purpose) -> str:
+    if not uri.engine:
+        acts = [act for act, purposed in PURPOSES.items() if purposed is purpose and (act is Act.LIST) is uri.folder]
+        return f"{uri.provider}.{acts[0]}" if acts else ""
     table = ENGINES.get(uri.engine)
     rows = [row for row in table.rows if row.purpose is purpose] if table is not None else []
     if not rows:

@@ -26,6 +26,8 @@ MAX_ANSWER_BYTES: Final = 48 * 2**20
 """The largest body that a sidecar lets through by default is 32 MiB; JSON may take more to write it."""
 _MAX_TOKEN_BYTES: Final = 64 * 1024
 _ROOT: Final = "/api/secrets"
+_PUBLIC: Final = f"{_ROOT}/openapi.json"
+_PLAIN: Final = {"Accept-Encoding": "identity"}
 _HINTS: Final = {
     "TOKEN_MISSING": "set SIDECAR_TOKEN, or name a file: --token-file",
     "TOKEN_EXPIRED": "get a new token",
@@ -54,7 +56,7 @@ class Connection:
         base, socket = self._place()
         text = "&".join(f"{name}={quote(value, safe='')}" for name, value in (query or {}).items())
         url = URL(f"{base}{_ROOT}{path}{'?' if text else ''}{text}", encoded=True)
-        sent = {"Accept": "application/json", "Accept-Encoding": "identity", "X-Vault-Request": "true", **headers}
+        sent = {"Accept": "application/json", "X-Vault-Request": "true", **_PLAIN, **headers}
         if body is not None:
             sent["Content-Type"] = "application/json"
         signing = self._credentials(sent)
@@ -93,6 +95,9 @@ class Connection:
             middlewares=signing,
         ) as session:
             session._retry_connection = False  # noqa: SLF001 - a request is sent once; see upstream/client.py
+            if signing:  # the nonce first, from what is anyone's: a refusal for want of it would stand in the audit
+                async with session.get(url.origin().with_path(_PUBLIC), headers=_PLAIN, allow_redirects=False):
+                    pass
             async with session.request(method, url, headers=headers, data=body, allow_redirects=False) as answer:
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise Ended(Exit.FAILED, "the answer is encoded in a way that was not asked for")

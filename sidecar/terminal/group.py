@@ -87,6 +87,8 @@ def run(work: Coroutine[Any, Any, Any], show: Callable[[Any], None], *, json: bo
         end(ended, json=json)
     except (KeyError, TypeError, AttributeError):
         end(Ended(Exit.FAILED, "this is no answer of a sidecar's"))
+    except OSError as error:
+        end(Ended(Exit.FAILED, f"the answer cannot be written: {error.strerror}"))
     except KeyboardInterrupt:
         end(Ended(Exit.FAILED, "interrupted; what was asked for may be done"))
 

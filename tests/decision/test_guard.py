@@ -40,3 +40,17 @@ def test_each_purpose_needs_its_scope(purpose: Purpose) -> None:
         guard.check(operation(purpose=purpose), caller(scopes=others))
     assert refused.value.code is Code.SCOPE_MISSING
     assert refused.value.wanted == {"scope": SCOPE[purpose]}
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_a_read_only_provider_is_looked_at_only(purpose: Purpose) -> None:
+    """Others are not its business."""
+    guard = Guard(config(), ["yaml"])
+    guard.check(operation(purpose=purpose), caller())
+    asked = operation(purpose=purpose, uri=SecretUri("yaml", "", "secret", ("app",)))
+    if purpose in (Purpose.READ, Purpose.READ_METADATA):
+        guard.check(asked, caller())
+        return
+    with pytest.raises(Refused) as refused:
+        guard.check(asked, caller())
+    assert refused.value.code is Code.PROVIDER_READ_ONLY

@@ -90,6 +90,7 @@ def test_written_read_and_looked_at(person: Person) -> None:
     assert person.run("get", one, "--version", "1") == '{"n":5,"user":"app"}\n'
     assert person.json("get", f"{one}#password") == {"uri": f"{one}#password", "version": 2, "value": "typed"}
     assert person.run("keys", one) == "n\npassword\nuser\n"
+    assert not [record for record in person.process.records() if record.get("effect") == "deny"], "nonces are fetched"
     assert re.fullmatch(r"1  \S+\n2  \S+\n", person.run("versions", one))
     assert "owner            person\n" in person.run("info", one)
     assert person.run("owner", one, "team") == f"uri    {one}\nowner  team\n"

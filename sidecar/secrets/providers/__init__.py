@@ -25,3 +25,8 @@ def stores(config: Config) -> list[Provider]:
 
         found.append(YamlFile(config.yaml_provider.path, read_only=config.environment is Environment.PROD))
     return found
+
+
+def read_only(config: Config) -> list[str]:
+    """The schemes of those that are not to be changed."""
+    return [store.scheme for store in stores(config) if store.read_only]

@@ -43,11 +43,7 @@ class Store:
 
     def look(self) -> Branch:
         """What the file holds now; parsed again only where it is another. Raises `NotPrivateError`, `DocumentError`."""
-        raw = read_private(self._path, MAX_YAML_BYTES)
-        known = self._known
-        if known is None or known[0] != raw:
-            known = self._known = (raw, read(decode(raw)))
-        return known[1]
+        return self._read()[1]
 
     def change(self, made: Callable[[Branch, str], tuple[str, Branch]]) -> None:
         """Replaces the file by what `made` makes of it, under the lock; not at all where that is the same text.
@@ -56,14 +52,20 @@ class Store:
         """
         with self._locked():
             before = _signature(self._path)
-            root = self.look()
-            raw = self._known[0] if self._known else b""
+            raw, root = self._read()
             text = decode(raw)
             after, reads_as = made(root, text)
             if after != text:
                 raw = after.encode()
                 self._replace(raw, before)
                 self._known = (raw, reads_as)
+
+    def _read(self) -> tuple[bytes, Branch]:
+        raw = read_private(self._path, MAX_YAML_BYTES)
+        known = self._known
+        if known is None or known[0] != raw:
+            known = self._known = (raw, read(decode(raw)))
+        return known
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
