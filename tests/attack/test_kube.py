@@ -27,6 +27,7 @@ from tests.injector.making import (
     Tree,
     annotated,
     answered,
+    as_in_the_pod,
     pod,
     review,
     setting,
@@ -178,22 +179,6 @@ def hostile_config(folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def as_in_the_pod(container: Tree, root: Path) -> dict[str, str]:
-    """The variables of the sidecar as the kubelet sets them, with its files under `root`."""
-    for path in (
-        "run/sidecar/secrets/salt",
-        "run/sidecar/token/token",
-        "run/sidecar/token/pod",
-        "etc/sidecar/trust/openbao.crt",
-    ):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text("a salt of more than sixteen bytes")
-    return {
-        name: text.replace("$$(", "$(").replace('"/run/', f'"{root}/run/').replace('"/etc/', f'"{root}/etc/')
-        for name, text in variables(container).items()
-    }
 
 
 def test_kube_02_what_the_injector_says_wins_over_the_namespaces_configmap(cluster: Cluster, tmp_path: Path) -> None:
@@ -419,8 +404,8 @@ def test_kube_05_no_pod_of_a_labelled_namespace_gets_a_token_that_openbao_takes(
 
 # -- 06: other pods --------------------------------------------------------------------------------------------------
 def test_kube_06_the_sidecar_listens_where_no_other_pod_comes(cluster: Cluster, tmp_path: Path) -> None:
-    """On the pod's loopback or its socket, whatever the ConfigMap says; and a listener on loopback is not reached by
-    another address of the machine's (that requests from elsewhere are nobody's own: tests/caller/test_pod.py)."""
+    """On the pod's loopback or its socket, whatever the ConfigMap says. That another address does not reach it is tried
+    in tests/injector/test_injected_sidecar.py; that a request from elsewhere is not the pod's, in tests/caller."""
     tcp, unix = posted(cluster, pod()), posted(cluster, pod(listen="unix"))
     config = load(hostile_config(tmp_path), as_in_the_pod(sidecar_of(tcp), tmp_path))
     assert config.listen.address == "127.0.0.1:8200"

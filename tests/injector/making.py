@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from sidecar.injector.admit import Phase, Rules
@@ -136,6 +137,23 @@ def setting(container: Mapping[str, Any], key: str) -> Any:
     """One of the sidecar's variables as the kubelet hands it on, read."""
     text = variables(container)[f"SIDECAR__{key}"].replace("$$(", "$(")
     return json.loads(text) if text[:1] in "[{" else text
+
+
+def as_in_the_pod(container: Tree, root: Path) -> dict[str, str]:
+    """The variables of the sidecar as the kubelet sets them, with its files under `root`."""
+    for path in (
+        "run/sidecar/secrets/salt",
+        "run/sidecar/token/token",
+        "run/sidecar/token/pod",
+        "etc/sidecar/trust/openbao.crt",
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("a salt of more than sixteen bytes")
+    return {
+        name: text.replace("$$(", "$(").replace('"/run/', f'"{root}/run/').replace('"/etc/', f'"{root}/etc/')
+        for name, text in variables(container).items()
+        if text is not None
+    }
 
 
 # -- RFC 6902, as far as it is used ----------------------------------------------------------------------------------

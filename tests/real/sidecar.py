@@ -57,7 +57,7 @@ permit (principal == Workload::"endless", action, resource in Mount::"secret");
 
 class SidecarProcess:
     """One running sidecar. `overrides` is merged into its configuration, section by section; `program` is what Python
-    is to run."""
+    is to run, `environment` what it finds beside the usual variables."""
 
     def __init__(
         self,
@@ -66,7 +66,9 @@ class SidecarProcess:
         issuer: Issuer,
         overrides: Mapping[str, Any] | None = None,
         program: Sequence[str] = ("-m", "sidecar"),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.environment = dict(environment or {})
         self.program = program
         self.folder = folder
         self.openbao = openbao
@@ -114,7 +116,7 @@ class SidecarProcess:
                     *(sys.executable, *self.program, "serve", "--config", str(self.config_file)),
                 ],
                 cwd=Path(__file__).parent.parent.parent,
-                env=child_environment(),
+                env=child_environment(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
