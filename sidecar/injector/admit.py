@@ -43,6 +43,10 @@ def admit(review: Review, rules: Rules, phase: Phase) -> Injection:
     """
     if review.namespace in UNTOUCHED_NAMESPACES or review.namespace == rules.own_namespace:
         return _NOTHING
+    if review.subresource == "portforward":  # which port is not told; asked only where the operator registers it
+        raise Denied(
+            "port-forward: what comes by it comes from the pod's loopback, and would be the pod to its sidecar"
+        )
     if review.subresource in ("exec", "attach"):
         return _enter(review.object)
     pod = parse_pod(review.object)

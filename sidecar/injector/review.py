@@ -14,12 +14,13 @@ from sidecar.injector.refusal import Malformed
 API_VERSION: Final = "admission.k8s.io/v1"
 KIND: Final = "AdmissionReview"
 OPERATIONS: Final = frozenset({"CREATE", "UPDATE", "CONNECT"})
-SUBRESOURCES: Final = frozenset({"", "ephemeralcontainers", "resize", "exec", "attach"})
+SUBRESOURCES: Final = frozenset({"", "ephemeralcontainers", "resize", "exec", "attach", "portforward"})
 _LONGEST_WARNING: Final = 250
 _MOST_WARNINGS: Final = 15
 _KINDS: Final = {
     "exec": ("", "v1", "PodExecOptions"),
     "attach": ("", "v1", "PodAttachOptions"),
+    "portforward": ("", "v1", "PodPortForwardOptions"),
 }
 _POD: Final = ("", "v1", "Pod")
 

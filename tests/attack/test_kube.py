@@ -26,7 +26,6 @@ from tests.injector.making import (
     NAMESPACE,
     Tree,
     annotated,
-    answered,
     as_in_the_pod,
     pod,
     review,
@@ -427,4 +426,23 @@ def test_kube_07_without_the_injector_labelled_namespaces_take_no_pods(cluster: 
     finally:
         cluster.injector.start()
     assert posted(cluster, pod())["kind"] == "Pod"
-    assert answered(pod())["allowed"]
+
+
+def test_kube_07_without_the_injector_pods_that_run_are_cared_for_but_not_turned_around(
+    cluster: Cluster, running: Tree
+) -> None:
+    """Jobs and networks change pods all the time; what is the sidecar's stays closed."""
+    cluster.injector.stop()
+    try:
+        harmless = {"metadata": {"labels": {"a": "b"}, "annotations": {"cni.example/ip": "10.1.1.1"}}}
+        got = changed(cluster, running, harmless)
+        assert got["kind"] == "Pod", got["message"]
+        for change in (
+            {"metadata": {"annotations": annotated(tenant_id="umbrella")}},
+            {"metadata": {"annotations": annotated(status=None)}},
+            {"metadata": {"annotations": annotated(inject="false")}},
+            {"spec": {"initContainers": [{"name": "openbao-sidecar", "image": "evil"}]}},
+        ):
+            assert "openbao-sidecar.io" in refusal(changed(cluster, running, change))
+    finally:
+        cluster.injector.start()

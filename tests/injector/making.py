@@ -54,7 +54,7 @@ def rules(*, native: bool = True, **sidecar: Any) -> Rules:
     return Rules(config(**sidecar), OWN_NAMESPACE, native)
 
 
-def annotated(**values: str) -> dict[str, str]:
+def annotated(**values: str | None) -> dict[str, Any]:
     """`tenant_id="x"` as the annotation it stands for."""
     return {f"{PREFIX}{key.replace('_', '-')}": text for key, text in values.items()}
 
@@ -82,7 +82,8 @@ def review(
     **more: Any,
 ) -> Tree:
     """An AdmissionReview as the API server sends it."""
-    kind = {"exec": "PodExecOptions", "attach": "PodAttachOptions"}.get(subresource, "Pod")
+    entering = {"exec": "PodExecOptions", "attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"}
+    kind = entering.get(subresource, "Pod")
     request: Tree = {
         "uid": "5b1c9e5c-0000-4000-8000-000000000000",
         "kind": {"group": "", "version": "v1", "kind": kind},

@@ -313,6 +313,11 @@ def test_nobody_enters_the_sidecar(how: str) -> None:
     assert "openbao-sidecar" in enter("openbao-sidecar")["status"]["message"]
 
 
+def test_where_it_is_asked_about_them_ports_are_not_forwarded() -> None:
+    message = why_not({"ports": [8200]}, operation="CONNECT", subresource="portforward")
+    assert "loopback" in message
+
+
 # -- what is no pod --------------------------------------------------------------------------------------------------
 MALFORMED: list[Any] = [
     None,

@@ -7,6 +7,7 @@ to the API server under a service account that may do no more than its Role says
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ ADMISSION: Final = "/apis/admissionregistration.k8s.io/v1"
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 _POLL_SECONDS: Final = 0.05
+_PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "injector.md"
 
 
 class InjectorProcess:
@@ -142,13 +144,13 @@ def unregister(kube: KubeApi) -> None:
 
 def registration(kind: str, path: str, port: int, failure_policy: str) -> dict[str, Any]:
     """As docs/reference/injector.md has it."""
-    pods = [
-        {"operations": ["CREATE"], "resources": ["pods"]},
-        {"operations": ["UPDATE"], "resources": ["pods", "pods/ephemeralcontainers"]},
-    ]
-    entering = [{"operations": ["CONNECT"], "resources": ["pods/exec", "pods/attach"]}]
     mutating = kind.startswith("mutating")
-    rules = pods if mutating else pods + entering
+    rules: list[dict[str, Any]] = [{"operations": ["CREATE"], "resources": ["pods"]}]
+    if not mutating:
+        rules += [
+            {"operations": ["UPDATE"], "resources": ["pods", "pods/ephemeralcontainers"]},
+            {"operations": ["CONNECT"], "resources": ["pods/exec", "pods/attach"]},
+        ]
     excluded = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE]}
     webhook: dict[str, Any] = {
         "name": f"{kind[: -len('webhookconfigurations')]}.openbao-sidecar.io",
@@ -163,6 +165,9 @@ def registration(kind: str, path: str, port: int, failure_policy: str) -> dict[s
     }
     if mutating:
         webhook["reinvocationPolicy"] = "IfNeeded"
+    else:
+        (condition,) = re.findall(r"```cel\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+        webhook["matchConditions"] = [{"name": "has-a-say", "expression": condition}]
     return {"metadata": {"name": REGISTRATION}, "webhooks": [webhook]}
 
 
