@@ -21,6 +21,7 @@ from tests.deploy.schemas import assert_valid
 from tests.deploy.values import CHART, INJECTOR, INJECTORS, values
 from tests.injector.making import injected, pod, sidecar_of
 from tests.real.helm import BUILD_TIMEOUT, Helm, HelmRefused
+from tests.real.injector import HAS_A_SAY
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(BUILD_TIMEOUT)]
 
@@ -126,8 +127,10 @@ def test_what_is_registered_is_what_the_injectors_page_asks_for(helm: Helm, case
             for resource in rule["resources"]
         }
         entering = {("CONNECT", "pods/exec"), ("CONNECT", "pods/attach")}
-        changing = {("CREATE", "pods"), ("UPDATE", "pods"), ("UPDATE", "pods/ephemeralcontainers")}
-        assert asked == changing | (entering if path == "/validate" else set())
+        changing = {("UPDATE", "pods"), ("UPDATE", "pods/ephemeralcontainers")}
+        assert asked == {("CREATE", "pods")} | (entering | changing if path == "/validate" else set())
+        conditions = [one["expression"].split() for one in webhook.get("matchConditions", ())]
+        assert conditions == ([HAS_A_SAY.split()] if path == "/validate" else [])
         assert webhook.get("reinvocationPolicy") == ("IfNeeded" if path == "/mutate" else None)
 
 

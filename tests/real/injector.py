@@ -39,6 +39,8 @@ RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 _POLL_SECONDS: Final = 0.05
 _PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "injector.md"
+(HAS_A_SAY,) = re.findall(r"```cel\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+"""Where the injector is asked about changes, as its page says."""
 
 
 class InjectorProcess:
@@ -166,8 +168,7 @@ def registration(kind: str, path: str, port: int, failure_policy: str) -> dict[s
     if mutating:
         webhook["reinvocationPolicy"] = "IfNeeded"
     else:
-        (condition,) = re.findall(r"```cel\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
-        webhook["matchConditions"] = [{"name": "has-a-say", "expression": condition}]
+        webhook["matchConditions"] = [{"name": "has-a-say", "expression": HAS_A_SAY}]
     return {"metadata": {"name": REGISTRATION}, "webhooks": [webhook]}
 
 
