@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 import requests
 
@@ -318,3 +320,18 @@ def test_in_production_it_is_read_only(production: Place) -> None:
     assert bulk[0]["error"]["code"] == "PROVIDER_READ_ONLY"
     assert production.file.read_bytes() == before
     assert {each.name for each in production.file.parent.glob("*.lock")} == set()
+
+
+async def test_two_hundred_writers_of_one_path_lose_no_write(beside: Place) -> None:
+    """Each its own key, at once."""
+    token = beside.process.issuer.token(sub="api")
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
+
+        async def write(number: int) -> int:
+            body = {"uri": uri(f"raced/one#k{number}"), "value": number}
+            async with session.post(f"{beside.process.url}/api/secrets", json=body) as answer:
+                return answer.status
+
+        statuses = await asyncio.gather(*map(write, range(200)))
+    assert (statuses.count(201), statuses.count(200)) == (1, 199)
+    assert beside.api("GET", "", uri=uri("raced/one")).json() == {f"k{number}": number for number in range(200)}

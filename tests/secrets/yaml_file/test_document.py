@@ -90,6 +90,7 @@ BOMB = "secret:\n  app:\n    a: &a [x, x]\n" + "".join(
         (secret(f"l: {'[' * 40}{']' * 40}"), 4),
         (secret(f"l: {'[' * 20000}"), 4),
         (secret("a: 'open"), 5),
+        (secret(f"l: [{'1,' * 60_000}]"), 4),
         (secret("a:\tb\n\tc: d"), 0),
         ("secret:\n  app:\n    k: \x00\n", 0),
         ("secret:\n  app:\n    k: \x1b[31m\n", 0),

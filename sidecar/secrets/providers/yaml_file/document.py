@@ -37,6 +37,8 @@ from ruamel.yaml.events import (
 )
 
 MAX_DEPTH: Final = 32
+MAX_NODES: Final = 50_000
+"""Names, values, and borders of maps and lists: some two seconds of reading."""
 LONGEST_NAME: Final = 512
 """Characters; YAML itself takes no plain name beyond 1024."""
 
@@ -157,6 +159,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._nodes = 0
         self._end = 0
         """Behind what was read last."""
         self._events: Iterator[Event] = iter(YAML(typ="safe", pure=True).parse(text))
@@ -185,6 +188,9 @@ class _Reader:
 
     def _next(self, *kinds: type[Event]) -> Any:
         event = next(self._events)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise DocumentError("more names and values than are read", _line(event))
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None) is not None:
             raise DocumentError("an anchor or an alias; write it out", _line(event))
         if getattr(event, "ctag", None) is not None or getattr(event, "tag", None) is not None:
