@@ -18,7 +18,6 @@ from sidecar.errors import Code, Refused
 from sidecar.secrets.changes import Changed, PathLocks, change, to_value, without_key
 from sidecar.secrets.providers.port import Conflict
 from sidecar.secrets.providers.yaml_file import YamlFile, store
-from sidecar.secrets.providers.yaml_file.document import DocumentError
 from tests.secrets.yaml_file.making import Working, private, uri
 
 ROOT = Path(__file__).parents[3]
@@ -116,8 +115,8 @@ async def test_it_is_read_anew_when_it_changed(path: Path) -> None:
     assert raised.value.code is Code.UPSTREAM_UNAVAILABLE
     assert "canary" not in f"{raised.value.message}{raised.value.detail}{file.problem}"
     assert "line 6" in file.problem
-    with pytest.raises(DocumentError):
-        await asyncio.to_thread(store.Store(path).look)
+    with pytest.raises(ValueError, match=r"yaml_provider\.path: line 6"):
+        await provider(path).start()
 
 
 async def test_a_change_keeps_comments_and_mode(path: Path) -> None:

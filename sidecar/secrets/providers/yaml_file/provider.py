@@ -41,8 +41,11 @@ class YamlFile(Provider):
         """What each change began with: the file has no versions to compare, so its values are."""
 
     async def start(self) -> None:
-        """Raises `NotPrivateError`, `DocumentError` (both `ValueError`) where the file cannot be used as it is."""
-        await asyncio.to_thread(self._store.look)
+        """Raises `ValueError` where the file cannot be used as it is."""
+        try:
+            await asyncio.to_thread(self._store.look)
+        except DocumentError as error:
+            raise ValueError(f"yaml_provider.path: {error}") from None
 
     async def watch(self) -> None:
         """Says when the file cannot be read, and when it can be again, until cancelled."""
