@@ -28,7 +28,7 @@ from sidecar.ops import metrics, tracing
 from sidecar.ops.tracing import Kind
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.secrets.desk import Action, Held, T, Want
-from sidecar.secrets.providers.port import Conflict, Missing, Provider, Reply
+from sidecar.secrets.providers.port import Conflict, Missing, NotServed, Provider, Reply
 from sidecar.surface.json_body import faithful
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import Named, Operation, UpstreamRequest
@@ -206,6 +206,8 @@ class Carrying:
                 raise Refused(Code.VERSION_CONFLICT, "the secret has another version by now") from None
             version = getattr(done, "version", None)
             trail.kv_version = version if type(version) is int else None
+            before = getattr(done, "before", None)
+            trail.kv_version_before = before if type(before) is int else None
             if not mutation and permit.operation.asks_openbao:
                 await stages.mounts.confirm(trail.mounts, since=None)
             trail.stage = Stage.RELEASE
@@ -288,7 +290,7 @@ def _reply(status: int, raw: bytes) -> Reply:
     if status == 429:
         raise Refused(Code.OVERLOADED, "OpenBao takes no more requests now", headers={"Retry-After": "1"})
     if status in (403, 405):
-        raise Refused(Code.UPSTREAM_ERROR, "OpenBao does not let the sidecar do this", detail=f"status {status}")
+        raise NotServed(Code.UPSTREAM_ERROR, "OpenBao does not let the sidecar do this", detail=f"status {status}")
     raise Refused(Code.UPSTREAM_ERROR, "OpenBao failed", detail=f"status {status}")
 
 

@@ -66,6 +66,7 @@ class Trail:
     upstream_seconds: float | None = None
     upstream_request_id: str = ""
     kv_version: int | None = None
+    kv_version_before: int | None = None
     lease_ref: str = ""
     came_at: float = 0.0
     mounts: MountTable = _NO_MOUNTS
@@ -151,6 +152,7 @@ class Trail:
             "system_id": None,
             "upstream": None,
             "kv_version": self.kv_version,
+            "kv_version_before": self.kv_version_before,
             "lease_ref": self.lease_ref or None,
             "stage": None if effect is Effect.PERMIT or phase is Phase.INTENT else self.stage,
             "policies": None,

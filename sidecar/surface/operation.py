@@ -93,7 +93,8 @@ class Operation:
 
     `issues` is what its answer hands out. `holds` names what its caller must hold (`lease_of`, `certificate_of`); `uri`
     is then what issued it, for a certificate only once the ledger has said so.
-    `also` are further targets that carrying it out may need, about the same secret.
+    `also` are further targets that carrying it out may need, about the same secret. `replaces_labels` says that its
+    body would drop who made the secret, were that not read first and sent along.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Operation:
     issues: Issue | None = None
     holds: str = ""
     also: frozenset[Target] = frozenset()
+    replaces_labels: bool = False
 
     @property
     def asks_openbao(self) -> bool:

@@ -66,12 +66,13 @@ def generic_name(segment: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a body decides: another purpose than the row's, how many uses of a grant it spends, and the serial number of
-    the certificate that the caller must hold."""
+    """What a body decides: another purpose than the row's, how many uses of a grant it spends, the serial number of the
+    certificate that the caller must hold, and whether it replaces all of a secret's labels."""
 
     purpose: Purpose | None = None
     uses: int = 1
     certificate: str = ""
+    replaces_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,8 @@ class TableRoute:
             row.streams,
             row.issues,
             certificate_of(uri.mount, reading.certificate) if reading.certificate else "",
+            frozenset({("GET", request.path)}) if reading.replaces_labels else frozenset(),
+            reading.replaces_labels,
         )
 
     def _read(self, spec: Body, body: bytes) -> tuple[bytes | None, Reading]:

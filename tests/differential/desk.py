@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -143,7 +144,16 @@ _OWN: Final = {
 def executed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The requests OpenBao took in, less exactly those that the sidecar sends for itself."""
     requests = [entry["request"] for entry in entries if entry.get("type") == "request"]
-    return [request for request in requests if (request["operation"], request["path"]) not in _OWN]
+    done = [request for request in requests if (request["operation"], request["path"]) not in _OWN]
+    return [each for each, following in zip_longest(done, done[1:]) if not _is_for(each, following)]
+
+
+def _is_for(look: dict[str, Any], following: dict[str, Any] | None) -> bool:
+    """Whether a request is the look at who made a secret, before all of its labels are replaced: it belongs to that."""
+    if following is None or "custom_metadata" not in (following.get("data") or {}):
+        return False
+    same = all(look.get(name) == following.get(name) for name in ("path", "mount_point", "namespace"))
+    return same and look["operation"] == "read" and following["operation"] in ("create", "update")
 
 
 def upstream_status(records: list[dict[str, Any]]) -> int | None:

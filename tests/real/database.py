@@ -64,6 +64,12 @@ class Database:
             return bool(client.ping())
         return False
 
+    def add_user(self, username: str) -> None:
+        """A user that was there before OpenBao knew of it, as a static role needs it."""
+        client = valkey.Valkey(LOOPBACK, self.port, username="default", password=self.admin, socket_timeout=5)
+        client.acl_setuser(username, enabled=True, passwords=["+first"], categories=["+@all"], keys=["*"])
+        client.close()  # type: ignore[no-untyped-call] # its stub has no types
+
     def mount_in(self, openbao: OpenBao, path: str = "database", **role: Any) -> None:
         """Mounts the database engine with the role `app`; `role` as in `database/roles/app`."""
         root = openbao.root()

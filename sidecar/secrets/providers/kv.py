@@ -14,6 +14,7 @@ from sidecar.secrets.providers.port import (
     Found,
     Metadata,
     Missing,
+    NotServed,
     Provider,
     Values,
     Version,
@@ -132,7 +133,11 @@ class Kv2(_Kv):
         return Metadata(int(data.get("current_version", 0)), tuple(found), labels)
 
     async def label(self, work: Work, uri: SecretUri, labels: Mapping[str, str]) -> None:
-        await work.ask(self._request("PATCH", "metadata", uri, {"custom_metadata": dict(labels)}))
+        try:
+            await work.ask(self._request("PATCH", "metadata", uri, {"custom_metadata": dict(labels)}))
+        except NotServed:
+            there = (await self.metadata(work, uri)).labels
+            await work.ask(self._request("POST", "metadata", uri, {"custom_metadata": {**there, **labels}}))
 
     async def names(self, work: Work, folder: SecretUri) -> list[str]:
         return await self._names(work, self._request("LIST", "metadata", folder))

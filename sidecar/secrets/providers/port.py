@@ -82,6 +82,10 @@ class Conflict(Exception):  # noqa: N818 - an answer, not a fault
     """A write did not find the version that it was made for."""
 
 
+class NotServed(Refused):
+    """OpenBao does not let the sidecar send this: it has no such method, or its policy for the sidecar has not."""
+
+
 class Work(Protocol):
     """The carrying out of one permit."""
 

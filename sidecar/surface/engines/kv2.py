@@ -2,8 +2,8 @@
 
 `custom_metadata` holds what policies go by. Its `owner` is changed under a purpose of its own, `created_by` and
 `created_at` by nobody's request. POST and PUT of metadata replace the whole of `custom_metadata`: whoever sends it
-drops an owner that it does not name, so it counts as a change of the owner. (Whether that drops `created_by` too cannot
-be told from the request; those who may change the owner are trusted with it.) PATCH merges, and changes what it names.
+drops an owner that it does not name, so it counts as a change of the owner; `created_by` and `created_at` are read and
+sent along (`sidecar.kept_makers`). PATCH merges, and changes what it names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _replaced(fields: Mapping[str, Any]) -> Reading:
     if labels is None:
         return Reading()
     _check_ours(labels)
-    return Reading(Purpose.OWNER_UPDATE)
+    return Reading(Purpose.OWNER_UPDATE, replaces_labels=True)
 
 
 def _merged(fields: Mapping[str, Any]) -> Reading:
