@@ -36,8 +36,10 @@ def version_of(source: Path) -> str:
 
 # Built by Go, once per machine.
 GO_PROGRAMS = {
+    "crds": "0.92.1-1.18.2",  # resource definitions, out of their Go modules
     "helm": "3.22.0",
     "kube-apiserver": "1.34.4",
+    "kubeconform": "0.8.0",
     "opa": "1.22.2",
     "openbao-client": version_of(GO_CLIENT),
     "openfga": "1.22.1",

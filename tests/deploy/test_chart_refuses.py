@@ -95,6 +95,8 @@ class TestMissing:
             {"ops.metrics.enabled": False, "ops.metrics.serviceMonitor": True},
             {"ops.tenant.allowedMounts": ["secret", "team/../sys"]},
             {"ops.tenant.allowedMounts": ["a/./b"]},
+            {"sidecar.resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000Mi"}}},
+            {"sidecar.resources": {"requests": {"cpu": "1001m"}, "limits": {"cpu": 1}}},
             {
                 "ops.authorization.cedar.policiesConfigMap": "theirs",
                 "policies": {"a.cedar": "permit (principal, action, resource);"},

@@ -55,6 +55,7 @@ class InjectorProcess:
         self.log = folder / "injector.log"
         self.config_file = folder / "injector.yaml"
         self.process: subprocess.Popen[bytes] | None = None
+        self.account = (SERVICE, NAMESPACE)
         folder.mkdir(parents=True, exist_ok=True)
         self.config: dict[str, Any] = {
             "listen": {"address": f"{LOOPBACK}:{self.port}"},
@@ -79,7 +80,7 @@ class InjectorProcess:
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
-        (self.folder / "token").write_text(self.kube.token(SERVICE, NAMESPACE))
+        (self.folder / "token").write_text(self.kube.token(*self.account))
         self.config_file.write_text(yaml.safe_dump(self.config))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -12,9 +12,11 @@ from typing import Final
 import pytest
 
 from tests.real import kafka
+from tests.real.crds import CRDS
 from tests.real.go_tools import GoTool, own_program
 from tests.real.helm import HELM
 from tests.real.kube import KUBE_APISERVER
+from tests.real.kubeconform import KUBECONFORM
 from tests.real.node_tools import kept_in
 from tests.real.pdps import OPA, OPENFGA, cerbos_folder
 from tools import doctor
@@ -23,7 +25,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCRIPT: Final = ROOT / "tools" / "doctor.py"
 
 
-BUILT_BY_GO: Final[list[GoTool]] = [HELM, KUBE_APISERVER, OPA, OPENFGA, own_program(doctor.GO_CLIENT, cold_seconds=80)]
+BUILT_BY_GO: Final[list[GoTool]] = [
+    *(CRDS, HELM, KUBECONFORM, KUBE_APISERVER, OPA, OPENFGA),
+    own_program(doctor.GO_CLIENT, cold_seconds=80),
+]
 """All that `cached_go_tool` is asked for."""
 
 

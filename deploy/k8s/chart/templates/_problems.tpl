@@ -223,6 +223,15 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- $found = append $found "sidecar.operationsAddress: the kubelet's probes do not come to loopback → write 0.0.0.0:9102" -}}
 {{- end -}}
 
+{{- range $key, $resources := dict "sidecar" .Values.sidecar.resources "injector" .Values.injector.resources "example" .Values.example.resources -}}
+{{- $requests := default dict $resources.requests -}}
+{{- range $name, $limit := default dict $resources.limits -}}
+{{- if and (hasKey $requests $name) (gt (include "openbao-sidecar.amount" (get $requests $name) | float64) (include "openbao-sidecar.amount" $limit | float64)) -}}
+{{- $found = append $found (printf "%s.resources: more %s is requested than the limit allows → raise the limit, or request less" $key $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- if $found -}}
 {{- fail (printf "%d problem(s) in the values\n  %s\n" (len $found) (join "\n  " $found)) -}}
 {{- end -}}
@@ -249,4 +258,12 @@ The keys, one a line, that two trees both give a value. Called with a list: the 
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A Kubernetes quantity as a number. */}}
+{{- define "openbao-sidecar.amount" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- $of := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $of $unit) -}}
 {{- end -}}
