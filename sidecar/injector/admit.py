@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sidecar.injector.annotations import Wishes, parse_annotations
 from sidecar.injector.config import InjectorConfig, Namespace
 from sidecar.injector.exposure import refuse_others_tokens, refuse_reserved_names, refuse_who_sees_processes
+from sidecar.injector.keys import refuse_others_secrets, refuse_secret_variables, sidecars_secrets
 from sidecar.injector.names import CONTAINER, PREFIX, STATUS, UNTOUCHED_NAMESPACES
 from sidecar.injector.patch import Injection, inject
 from sidecar.injector.refusal import Denied, Malformed
@@ -53,7 +54,8 @@ def admit(review: Review, rules: Rules, phase: Phase) -> Injection:
     if _namespace_of(review.object) not in ("", review.namespace):
         raise Malformed("the object's namespace is not the request's")
     if review.operation == "UPDATE":
-        return _change(pod, parse_pod(review.old_object))
+        reserved = sidecars_secrets(rules.config.sidecar, rules.config.namespaces.get(review.namespace))
+        return _change(pod, parse_pod(review.old_object), reserved)
     if review.operation != "CREATE" or review.subresource:
         raise Malformed("request.operation: does not go with the resource")
     return _create(pod, review.namespace, rules, phase)
@@ -70,6 +72,7 @@ def _create(pod: Pod, namespace: str, rules: Rules, phase: Phase) -> Injection:
     wishes = parse_annotations(pod.annotations)
     refuse_others_tokens(pod, rules.config.sidecar.token.audience)
     allowed = rules.config.namespaces.get(namespace)
+    refuse_others_secrets(pod, sidecars_secrets(rules.config.sidecar, allowed))
     if not _is_to_be_injected(pod, wishes, allowed):
         refuse_reserved_names(pod)
         if STATUS in pod.annotations:
@@ -105,7 +108,7 @@ def _refuse_labels(pod: Pod) -> None:
 
 
 # -- a pod that is there ---------------------------------------------------------------------------------------------
-def _change(pod: Pod, old: Pod) -> Injection:
+def _change(pod: Pod, old: Pod, reserved: frozenset[str]) -> Injection:
     """Of a pod that runs Kubernetes lets little be changed; of that, nothing that is the sidecar's."""
     before = {name: text for name, text in old.annotations.items() if name.startswith(PREFIX)}
     after = {name: text for name, text in pod.annotations.items() if name.startswith(PREFIX)}
@@ -116,6 +119,7 @@ def _change(pod: Pod, old: Pod) -> Injection:
     known = {container.name for container in old.ephemeral_containers}
     for container in pod.ephemeral_containers:
         if container.name not in known:
+            refuse_secret_variables(container, reserved)
             _debug(container, pod)
     return _NOTHING
 

@@ -119,6 +119,8 @@ def test_kube_01_a_debugging_container_does_not_get_near_the_sidecar(cluster: Cl
     mount = {"name": "openbao-sidecar-token", "mountPath": "/token"}
     assert "openbao-sidecar-token" in refusal(debugged(volumeMounts=[mount]))
     assert "openbao-sidecar" in refusal(debugged(targetContainerName="openbao-sidecar"))
+    salted = {"name": "X", "valueFrom": {"secretKeyRef": {"name": "acme-salt", "key": "salt"}}}
+    assert "acme-salt" in refusal(debugged(env=[salted]))
     assert debugged(targetContainerName="app")["kind"] == "Pod"
 
 
@@ -284,6 +286,40 @@ def test_kube_04_no_container_mounts_the_sidecars_volumes(cluster: Cluster, name
     again = {"metadata": {"name": "app", "annotations": there["metadata"]["annotations"]}, "spec": there["spec"]}
     again["spec"]["containers"][0]["volumeMounts"].append(mount)
     assert f"openbao-sidecar-{name}" in refusal(posted(cluster, again))
+
+
+def from_a_secret(name: str) -> dict[str, Tree]:
+    """Every way in which a pod has a Secret put into it."""
+
+    def of_app(**more: Any) -> Tree:
+        return {"containers": [{"name": "app", "image": "a", **more}]}
+
+    def of_volume(**kind: Any) -> Tree:
+        return {"volumes": [{"name": "mine", **kind}]}
+
+    return {
+        "a volume": of_volume(secret={"secretName": name}),
+        "a projected volume": of_volume(projected={"sources": [{"secret": {"name": name}}]}),
+        "a driver": of_volume(csi={"driver": "csi.example", "readOnly": True, "nodePublishSecretRef": {"name": name}}),
+        "a network disk": of_volume(azureFile={"shareName": "s", "secretName": name}),
+        "a variable": of_app(env=[{"name": "X", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]),
+        "variables": of_app(envFrom=[{"secretRef": {"name": name}}]),
+        "an init container's": {
+            "initContainers": [{"name": "i", "image": "i", "envFrom": [{"secretRef": {"name": name}}]}]
+        },
+    }
+
+
+@pytest.mark.parametrize("inject", ["true", None])
+@pytest.mark.parametrize("name", ["acme-salt", "umbrella-salt", "kafka"])
+@pytest.mark.parametrize("how", from_a_secret(""))
+def test_kube_04_no_pod_has_the_sidecars_keys_put_into_it(
+    cluster: Cluster, how: str, name: str, inject: str | None
+) -> None:
+    """Whoever may make pods has every Secret of their namespace by it, but the salts and what the operator gave."""
+    message = refusal(posted(cluster, pod(from_a_secret(name)[how], inject=inject)))
+    assert f"'{name}'" in message
+    assert posted(cluster, pod(from_a_secret("of-its-own")[how], inject=inject))["kind"] == "Pod"
 
 
 _BECOME = """
