@@ -81,6 +81,9 @@ def _connect(
 def run(work: Coroutine[Any, Any, Any], show: Callable[[Any], None], *, json: bool) -> None:
     """Does what was asked for and shows it; ends with the status of what went wrong."""
     try:
+        if sys.stdout is None:
+            work.close()
+            raise Ended(Exit.USAGE, "standard output is closed")
         answer = asyncio.run(work)
         (printing.show_json if json else show)(answer)
     except Ended as ended:
@@ -115,7 +118,7 @@ def said(*names: str) -> Callable[[Any], None]:
 def make_sure(question: str, *, yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         end(Ended(Exit.USAGE, "this cannot be undone; say --yes"))
     if not typer.confirm(printing.visible(question), err=True):
         end(Ended(Exit.USAGE, "nothing was done"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sidecar.terminal.connection import Connection
 
 _MOST_PAGES: Final = 10_000
+_PAGE: Final = 1000
 Limit = Annotated[int, typer.Option("--limit", help="So many at most; 0: all.", min=0)]
 
 
@@ -22,8 +23,11 @@ async def _pages(connection: Connection, path: str, query: dict[str, str], limit
     items: list[Any] = []
     cursor, seen = "", set[str]()
     for _ in range(_MOST_PAGES):
-        size = {"limit": str(min(1000, limit - len(items)))} if limit else {"limit": "1000"}
-        answer = await connection.ask("GET", path, query | size | ({"cursor": cursor} if cursor else {}))
+        size = min(_PAGE, limit - len(items)) if limit else _PAGE
+        asked = query | {"limit": str(size)} | ({"cursor": cursor} if cursor else {})
+        answer = await connection.ask("GET", path, asked)
+        if len(answer["items"]) > size:
+            raise TypeError("more than was asked for")
         items += answer["items"]
         following = answer["next"]
         if following is None or (limit and len(items) >= limit):

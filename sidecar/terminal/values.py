@@ -24,6 +24,8 @@ def read_value(*, of_key: bool, as_json: bool, exact: bool) -> bytes:
 
     The line end behind a single line is not part of it: `echo` put it there. With `exact`, or in several lines, it is.
     """
+    if sys.stdin is None:
+        raise Ended(Exit.USAGE, "standard input is closed")
     if sys.stdin.isatty():
         if not of_key:
             raise Ended(Exit.USAGE, "pipe in the secret as a JSON object, or name a key to be asked for: …/path#key")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sidecar.cli import app
 from sidecar.client import DPoPKey
 from sidecar.terminal import connection as module
 from sidecar.terminal.connection import Connection
@@ -221,3 +223,25 @@ def test_every_status_of_the_api_has_its_exit() -> None:
     assert Exit.FAILED not in kinds
     assert kinds[Exit.DENIED] == {403}
     assert kinds[Exit.UNAVAILABLE] == {429, 502, 503, 504}
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        b'{"items": [], "next": "again"}',
+        b'{"items": [], "next": 5}',
+        b'{"items": "text", "next": null}',
+        b'{"items": [{"no": "uri"}], "next": null}',
+        b'{"items": [5], "next": null}',
+        b'{"next": null}',
+        b"[]",
+        b'{"items": [%s], "next": null}' % b",".join([b'{"uri": "u"}'] * 1001),
+    ],
+    ids=range(8),
+)
+async def test_a_listing_that_is_none_or_comes_to_no_end_is_left(pages: bytes) -> None:
+    async with server(http("200 OK", pages)) as (address, _):
+        words = ["secret", "--address", address, "ls", "yaml://secret/"]
+        done = await asyncio.to_thread(CliRunner().invoke, app, words, env={"SIDECAR_TOKEN": TOKEN})
+    assert (done.exit_code, done.stdout) == (Exit.FAILED, ""), done.output
+    assert done.stderr.startswith("sidecar secret: ")
