@@ -25,7 +25,7 @@ from sidecar.footprint import settle
 RATE: Final = 10_000
 SECONDS: Final = 3.0
 _TICK_SECONDS: Final = 0.001
-_RECORD: Final = Record(
+RECORD: Final = Record(
     Event.SECRET_PERMIT,
     {
         "phase": "outcome",
@@ -61,12 +61,12 @@ class _Sums:
         zlib.crc32(text)
 
 
-async def _load(journal: Journal | _Nothing | _Sums, seconds: float) -> tuple[int, float]:
+async def load(journal: Journal | _Nothing | _Sums, seconds: float) -> tuple[int, float]:
     """So many records for so long, each by a task of its own. Returns how many, and the CPU seconds they took."""
     began, cpu, sent, waiting = time.monotonic(), time.process_time(), 0, set[asyncio.Task[None]]()
     while (now := time.monotonic() - began) < seconds:
         for _ in range(int(now * RATE) - sent):
-            task = asyncio.ensure_future(journal.append(_RECORD))
+            task = asyncio.ensure_future(journal.append(RECORD))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
             sent += 1
@@ -81,11 +81,11 @@ async def journal_bench(seconds: float = SECONDS) -> dict[str, Any]:
         journal = await Journal.open(Path(folder), "fsync", 4 * 2**30, SystemClock())
         try:
             settle()
-            empty, base = await _load(_Nothing(), seconds)
-            summed, sums = await _load(_Sums(), seconds)
+            empty, base = await load(_Nothing(), seconds)
+            summed, sums = await load(_Sums(), seconds)
             before = journal.status()
             began = time.monotonic()
-            sent, used = await _load(journal, seconds)
+            sent, used = await load(journal, seconds)
             took = time.monotonic() - began
             after = journal.status()
         finally:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 from cachetools import TTLCache
@@ -28,6 +31,31 @@ class _NotTooOften(logging.Filter):
             return False
         self._said[message] = True
         return True
+
+
+class _Hearing(logging.Filter):
+    """Remembers the errors that aiokafka's client tells its log and nobody else: why it could not connect."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets everything through."""
+        causes = _causes.get(None)
+        if causes is not None and isinstance(record.args, tuple):
+            causes[:] = [*causes, *(each for each in record.args if isinstance(each, BaseException))][-1:]
+        return True
+
+
+_causes: ContextVar[list[BaseException] | None] = ContextVar("causes")
+logging.getLogger("aiokafka.client").addFilter(_Hearing())
+
+
+@contextmanager
+def hearing_causes(into: list[BaseException]) -> Iterator[None]:
+    """Whatever is begun inside leaves the last error of its connections in this list, for as long as it runs."""
+    token = _causes.set(into)
+    try:
+        yield
+    finally:
+        _causes.reset(token)
 
 
 for _part in ("client", "cluster", "conn", "producer.sender", "consumer.fetcher", "consumer.consumer"):

@@ -1,27 +1,57 @@
-"""How the audit's Kafka producer is made, and what its errors are called."""
+"""The audit's Kafka producer: one connection at a time, one acknowledged batch after the other, and what its errors
+are called."""
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaConnectionError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
 )
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import RecordMetadata
 
+from sidecar.audit.messages import CHUNK_BYTES, Outgoing
 from sidecar.config import Kafka
-from sidecar.kafka_connection import connection
+from sidecar.kafka_connection import connection, hearing_causes
+
+_REQUEST_TIMEOUT_MS: Final = 10_000
+_RETRY_BACKOFF_MS: Final = 500
+_UNACKNOWLEDGED_SECONDS: Final = 5.0  # without an answer for so long, it is said
+_ABANDON_SECONDS: Final = 60.0  # then a new producer, with credentials and certificates read anew
+_LOOK_SECONDS: Final = 1.0
+_BATCH_BYTES: Final = CHUNK_BYTES * 3 // 2  # of records; a chunk is one batch where the topic takes it
+_MAX_BATCH_BYTES: Final = 900_000  # with keys and headers; a broker takes no more than 1 MiB by default
+_MAX_CLUSTER_ID: Final = 100  # characters; Kafka's own have 22
+
+_log = structlog.get_logger("audit.kafka")
 
 
 class TopicMissingError(Exception):
     """A topic is not there."""
 
 
+class CredentialsUnreadableError(Exception):
+    """A password or certificate file cannot be read, or is none."""
+
+
 class RecordTooLargeError(Exception):
     """A single record is larger than its topic takes."""
+
+
+class SendSmallerError(Exception):
+    """The broker found a batch too large; a new connection sends smaller ones."""
 
 
 class UnacknowledgedError(Exception):
@@ -29,27 +59,164 @@ class UnacknowledgedError(Exception):
 
 
 _OURS: Final[dict[type[Exception], str]] = {
+    CredentialsUnreadableError: "credentials",
     TopicMissingError: "topic_missing",
     RecordTooLargeError: "record_too_large",
     UnacknowledgedError: "no_answer",
 }
 
 
-def problem_of(error: Exception, username: str | None) -> tuple[str, str]:
-    """The metric's `reason` (of a closed set) and what is said of an error."""
-    if isinstance(error, KafkaConnectionError):
-        return "no_broker", "no broker can be reached"
+def problem_of(error: BaseException, username: str | None) -> tuple[str, str]:
+    """The metric's `reason` (of a closed set) and what is said of an error. Never a broker's own words: it knows our
+    password."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "certificate", f"the broker's certificate is refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return "certificate", f"TLS with the broker fails: {error.reason}"
+    if isinstance(error, SaslAuthenticationFailed):
+        return "credentials", f"the broker does not take the password of {username}"
     if isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
         return "not_authorized", f"the broker does not let {username or 'us'} write ({type(error).__name__})"
+    if isinstance(error, (KafkaConnectionError, OSError)):  # a TimeoutError is one too
+        return "no_broker", "no broker can be reached"
     for kind, reason in _OURS.items():
         if isinstance(error, kind):
             return reason, str(error)
-    if isinstance(error, (OSError, SaslAuthenticationFailed)):  # a file that cannot be read; ssl.SSLError is one too
-        return "credentials", f"{type(error).__name__}: {error}"
-    return "other", f"{type(error).__name__}: {error}"
+    return "other", type(error).__name__
 
 
-def credentials_state(config: Kafka) -> tuple[tuple[int, int, int], ...]:
+class Producer:
+    """Idempotent, with `acks=all`. After any error `disconnect` it: the next `connect` makes another, with credentials
+    and certificates as they are then. An idempotent producer that lost a batch cannot go on: its next sequence number
+    would leave a gap."""
+
+    def __init__(self, config: Kafka, key: bytes, say: Callable[[str], None]) -> None:
+        """`key` of every message; `say` is told what is in the way while an answer is waited for."""
+        self._config = config
+        self._key = key
+        self._say = say
+        self._producer: AIOKafkaProducer | None = None
+        self._batch_bytes = _BATCH_BYTES
+        self._credentials: object = None
+        self._credentials_at = 0.0
+        self._causes: list[BaseException] = []
+        self.cluster = ""
+        """The id that the cluster gave; empty where none was told yet."""
+
+    async def connect(self) -> None:
+        """Connects where there is no connection. Raises what hinders it."""
+        await self._look_at_credentials()
+        if self._producer is None:
+            self._causes = []
+            with hearing_causes(self._causes):
+                self._producer = self._new()
+                await asyncio.wait_for(self._producer.start(), _ABANDON_SECONDS)
+
+    async def disconnect(self) -> None:
+        """Gives up what is under way."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        # aiokafka stops only after it has delivered everything, which without a broker is never.
+        producer._message_accumulator.fail_all(KafkaConnectionError())  # noqa: SLF001 - it has no other way to give up
+        try:
+            await asyncio.wait_for(producer.stop(), _REQUEST_TIMEOUT_MS / 1000)
+        except Exception:  # noqa: BLE001 - its own clean-up after the above may fail in many ways
+            await producer.client.close()
+
+    async def send(self, outgoing: Outgoing) -> tuple[RecordMetadata, int]:
+        """Sends the next batch of what is left for one topic; returns where the first of it stands and how many these
+        are, once every replica that must have them has them."""
+        producer = self._producer
+        if producer is None:
+            raise KafkaConnectionError
+        try:
+            partitions = sorted(await producer.partitions_for(outgoing.topic))
+        except UnknownTopicOrPartitionError as error:
+            raise TopicMissingError(f"topic {outgoing.topic} is not there") from error
+        partition = DefaultPartitioner()(self._key, partitions, partitions)
+        batch, count, size = producer.create_batch(), 0, 0
+        for _, millis, value, headers in outgoing.messages[outgoing.sent :]:
+            size += len(value)
+            if size > self._batch_bytes and count:
+                break
+            if batch.append(timestamp=millis, key=self._key, value=value, headers=headers) is None:
+                break
+            count += 1
+        batch.close()
+        try:
+            acknowledged = await producer.send_batch(batch, outgoing.topic, partition=partition)
+            return await self._acknowledgement(acknowledged), count
+        except UnknownTopicOrPartitionError as error:
+            raise TopicMissingError(f"topic {outgoing.topic} is not there") from error
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            if count == 1:
+                seq = outgoing.messages[outgoing.sent].seq
+                raise RecordTooLargeError(f"record {seq} is larger than {outgoing.topic} takes") from error
+            self._batch_bytes = size // 2
+            raise SendSmallerError from error
+
+    def cause_of(self, error: Exception) -> BaseException:
+        """Why there is no connection, as far as aiokafka says it: in its log alone."""
+        if isinstance(error, (KafkaConnectionError, UnacknowledgedError)) and self._causes:
+            return self._causes[-1]
+        return error
+
+    def _new(self) -> AIOKafkaProducer:
+        try:
+            options = connection(self._config)
+        except OSError as error:  # ssl.SSLError is one too
+            raise CredentialsUnreadableError(f"{type(error).__name__}: {error}") from error
+        producer = AIOKafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None if self._config.compression == "none" else self._config.compression,
+            max_batch_size=_MAX_BATCH_BYTES,
+            max_request_size=_MAX_BATCH_BYTES,
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=_RETRY_BACKOFF_MS,
+            **options,
+        )
+        cluster = producer.client.cluster
+        update = cluster.update_metadata
+
+        def learn(metadata: Any) -> None:
+            """aiokafka itself drops the cluster's id."""
+            self.cluster = (getattr(metadata, "cluster_id", None) or "")[:_MAX_CLUSTER_ID]
+            update(metadata)
+
+        cluster.update_metadata = learn
+        return producer
+
+    async def _look_at_credentials(self) -> None:
+        """Connects anew where a password or a certificate was rotated, before the old one is refused."""
+        now = asyncio.get_running_loop().time()
+        if now < self._credentials_at:
+            return
+        self._credentials_at = now + _LOOK_SECONDS
+        state = await asyncio.to_thread(_credentials_state, self._config)
+        if self._producer is not None and state != self._credentials:
+            _log.info("kafka's credentials have changed; connecting anew")
+            await self.disconnect()
+        self._credentials = state
+
+    async def _acknowledgement(self, acknowledged: asyncio.Future[RecordMetadata]) -> RecordMetadata:
+        """Waits for the broker. aiokafka itself tries for ever; after a while a new producer is the better try."""
+        waited = 0.0
+        while waited < _ABANDON_SECONDS:
+            await asyncio.wait([acknowledged], timeout=_UNACKNOWLEDGED_SECONDS)
+            if acknowledged.done():
+                place = acknowledged.result()
+                self._causes.clear()  # whatever was in the way of this connection is past
+                return place
+            waited += _UNACKNOWLEDGED_SECONDS
+            why = f": {problem_of(self._causes[-1], self._config.username)[1]}" if self._causes else ""
+            self._say(f"no acknowledgement for {waited:g} seconds{why}")
+        acknowledged.cancel()
+        raise UnacknowledgedError(f"no acknowledgement for {waited:g} seconds")
+
+
+def _credentials_state(config: Kafka) -> tuple[tuple[int, int, int], ...]:
     """Changes whenever one of the credentials' files does. A file that is not there counts as another state."""
     states = []
     for path in (config.password_file, config.ca_file, config.cert_file, config.key_file):
@@ -61,17 +228,3 @@ def credentials_state(config: Kafka) -> tuple[tuple[int, int, int], ...]:
         except OSError:
             states.append((0, 0, 0))
     return tuple(states)
-
-
-def new_producer(config: Kafka, *, max_bytes: int, request_timeout_ms: int, retry_backoff_ms: int) -> AIOKafkaProducer:
-    """A producer with credentials and certificates as they are now. Raises OSError where they cannot be read."""
-    return AIOKafkaProducer(
-        acks="all",
-        enable_idempotence=True,
-        compression_type=None if config.compression == "none" else config.compression,
-        max_batch_size=max_bytes,
-        max_request_size=max_bytes,
-        request_timeout_ms=request_timeout_ms,
-        retry_backoff_ms=retry_backoff_ms,
-        **connection(config),
-    )

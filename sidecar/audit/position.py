@@ -17,13 +17,14 @@ _MAX_BYTES: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Position:
     """Records up to and with `seq` are acknowledged; `tip` is the hash of that record, `offset` and `partition` its
-    place in the topic (-1 where not known)."""
+    place in the topic (-1 where not known), `cluster` the id of the Kafka that said so (empty where not known)."""
 
     instance: str
     seq: int
     tip: str
     offset: int = -1
     partition: int = -1
+    cluster: str = ""
 
 
 def load(directory: Path) -> Position | None:
@@ -35,7 +36,8 @@ def load(directory: Path) -> Position | None:
     try:
         kept = orjson.loads(os.read(descriptor, _MAX_BYTES))
         position = Position(
-            kept["instance"], kept["seq"], kept["tip"], kept.get("offset", -1), kept.get("partition", -1)
+            *(kept[name] for name in ("instance", "seq", "tip")),
+            *(kept.get(name, default) for name, default in (("offset", -1), ("partition", -1), ("cluster", ""))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -46,6 +48,7 @@ def load(directory: Path) -> Position | None:
         and position.seq >= 1
         and isinstance(position.tip, str)
         and len(position.tip) == 64
+        and isinstance(position.cluster, str)
     )
     return position if sound else None
 

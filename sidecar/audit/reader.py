@@ -16,7 +16,7 @@ import orjson
 from sidecar.audit.framing import MAX_LINE_BYTES, unframe
 from sidecar.audit.segments import SEGMENT_NAME, UNREADABLE, Unpacking, open_segment, segment_paths, unpacking
 
-CHUNK_BYTES: Final = 128 * 1024
+READ_BYTES: Final = 128 * 1024
 
 UNFINISHED: Final = "the file ends in the middle of a record: torn by a crash (the next start mends it), or cut"
 DAMAGED: Final = "the line does not match its checksum: it was changed or damaged"
@@ -60,7 +60,7 @@ class FileReader:
         lines: list[Line] = []
         while not lines and not self._broken:
             read_to = self.offset + len(self._rest)
-            size = CHUNK_BYTES if until is None else min(CHUNK_BYTES, until - read_to)
+            size = READ_BYTES if until is None else min(READ_BYTES, until - read_to)
             try:
                 chunk = self._chunk(size) if size > 0 else b""
             except UNREADABLE:
@@ -74,7 +74,7 @@ class FileReader:
             if self._framed is None:
                 self._framed = chunk[0] != ord("{")
             *whole, self._rest = (self._rest + chunk).split(b"\n")
-            lines = [line for line in map(self._line, whole) if line is not None]
+            lines = self._records(whole) if self._framed else [line for line in map(self._plain, whole) if line]
             if len(self._rest) > MAX_LINE_BYTES:
                 self._broken = True
                 lines.append(Line(self.path, self._number + 1, b"", self.offset, TOO_LONG))
@@ -86,7 +86,7 @@ class FileReader:
         if not rest or self._broken:
             return None
         if not self._framed:
-            return self._line(rest)
+            return self._plain(rest)
         return Line(self.path, self._number + 1, b"", self.offset, UNFINISHED)
 
     def close(self) -> None:
@@ -101,15 +101,24 @@ class FileReader:
             self._packed = unpacking(self._descriptor)
         return os.read(self._descriptor, size) if self._packed is None else self._packed.read(size)
 
-    def _line(self, raw: bytes) -> Line | None:
+    def _records(self, whole: Sequence[bytes]) -> list[Line]:
+        """The lines of a segment. Every record comes by here on its way to Kafka."""
+        path, number, offset, lines = self.path, self._number, self.offset, []
+        for raw in whole:
+            number += 1
+            offset += len(raw) + 1
+            record = unframe(raw)
+            lines.append(
+                Line(path, number, b"", offset, DAMAGED) if record is None else Line(path, number, record, offset)
+            )
+        self._number, self.offset = number, offset
+        return lines
+
+    def _plain(self, raw: bytes) -> Line | None:
+        """The line of a file without frames; None where it is empty."""
         self._number += 1
         self.offset += len(raw) + 1
-        if not self._framed:
-            return Line(self.path, self._number, raw, self.offset) if raw.strip() else None
-        record = unframe(raw)
-        if record is None:
-            return Line(self.path, self._number, b"", self.offset, DAMAGED)
-        return Line(self.path, self._number, record, self.offset)
+        return Line(self.path, self._number, raw, self.offset) if raw.strip() else None
 
 
 class SpoolReader:
@@ -124,6 +133,8 @@ class SpoolReader:
     def read(self, extent: tuple[int, int] | None = None) -> list[Line]:
         """The next whole lines; none at the end. `extent` (a segment's first seq, its bytes) is where to stop: what
         stands behind it is not yet durable."""
+        if self._reader is not None and extent is not None and extent[0] == self._first_seq:
+            return self._reader.read(extent[1])  # nothing durable stands in any segment behind this one
         while True:
             # Looked up before the current segment is read: once a newer one stands there, this one grows no more.
             following = self._following()

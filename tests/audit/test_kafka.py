@@ -10,8 +10,9 @@ import orjson
 import pytest
 
 from sidecar.audit import kafka as kafka_module
-from sidecar.audit import position
-from sidecar.audit.kafka import SCHEMA, KafkaShipper
+from sidecar.audit import kafka_producer, position
+from sidecar.audit.kafka import KafkaShipper
+from sidecar.audit.messages import SCHEMA, Messages
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record
 from sidecar.clock import SystemClock
@@ -27,10 +28,10 @@ pytestmark = pytest.mark.real
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
-    monkeypatch.setattr(kafka_module, "_REQUEST_TIMEOUT_MS", 2_000)
-    monkeypatch.setattr(kafka_module, "_RETRY_BACKOFF_MS", 100)
-    monkeypatch.setattr(kafka_module, "_UNACKNOWLEDGED_SECONDS", 0.5)
-    monkeypatch.setattr(kafka_module, "_ABANDON_SECONDS", 3.0)
+    monkeypatch.setattr(kafka_producer, "_REQUEST_TIMEOUT_MS", 2_000)
+    monkeypatch.setattr(kafka_producer, "_RETRY_BACKOFF_MS", 100)
+    monkeypatch.setattr(kafka_producer, "_UNACKNOWLEDGED_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_producer, "_ABANDON_SECONDS", 3.0)
 
 
 @pytest.fixture
@@ -265,9 +266,9 @@ async def test_where_records_were_missing_when_they_were_read_nothing_is_dropped
 ) -> None:
     """A file that stood there for an instant may have been read in place of the one that holds them."""
     await topics.create()
-    real = KafkaShipper._read_lines
+    real = Messages._read_lines
     monkeypatch.setattr(
-        KafkaShipper, "_read_lines", lambda self: [line for line in real(self) if b'"b"' not in line.record]
+        Messages, "_read_lines", lambda self: [line for line in real(self) if b'"b"' not in line.record]
     )
     async with journal_in(spool, segment_bytes=600) as journal:
         for name in ("a", "b", "c", "d"):
@@ -390,7 +391,7 @@ async def test_a_rotated_password_is_taken_before_the_old_one_is_refused(
         await journal.append(permit("one"))
         await caught_up(journal, shipper)
         (tmp_path / "password").write_text("not-the-password-any-more")
-        await asyncio.sleep(kafka_module._LOOK_SECONDS)
+        await asyncio.sleep(kafka_producer._LOOK_SECONDS)
         await journal.append(permit("two"))
         await until(lambda: shipper.status().warning, "a warning")
         (tmp_path / "password").write_text(user.password)

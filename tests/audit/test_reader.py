@@ -82,7 +82,7 @@ def test_a_line_without_its_end_is_a_fault_in_a_segment(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(reader_module, "READ_BYTES", 1_000)
     monkeypatch.setattr(reader_module, "MAX_LINE_BYTES", 5_000)
     file = tmp_path / "dump.jsonl"
     file.write_bytes(b'{"a":1}\n{' + b"x" * 50_000)
@@ -91,7 +91,7 @@ def test_an_endless_line_does_not_fill_the_memory(tmp_path: Path, monkeypatch: p
 
 
 def test_a_record_longer_than_a_chunk_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(reader_module, "READ_BYTES", 10)
     file = tmp_path / "dump.jsonl"
     long = b'{"a":"' + b"x" * 95 + b'"}'
     file.write_bytes(long + b"\n" + long + b"\n")

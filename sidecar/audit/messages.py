@@ -1,0 +1,169 @@
+"""What goes to Kafka: the spool's records in their order, each with its time, its headers and its topics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Final, NamedTuple
+
+import orjson
+import structlog
+
+from sidecar.audit.journal import Journal
+from sidecar.audit.reader import READ_BYTES, Line, SpoolReader
+from sidecar.audit.record import tells_of_mutation
+
+SCHEMA: Final = b"openbao-sidecar.audit.v1"
+CHUNK_BYTES: Final = 256 * 1024
+"""Records are taken so many bytes at a time; a broker takes no batch over 1 MiB by default."""
+
+_SLICE: Final = 64  # records; requests have their turn in between
+_SCHEMA_HEADER: Final = ("schema", SCHEMA)
+_SCHEMA_ONLY: Final = [_SCHEMA_HEADER]
+
+_log = structlog.get_logger("audit.kafka")
+
+
+class Message(NamedTuple):
+    """One record for Kafka. `millis` since the epoch; `value` the record's exact bytes."""
+
+    seq: int
+    millis: int
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """What goes to one topic, and how much of it is acknowledged: a retry sends only the rest."""
+
+    topic: str
+    messages: list[Message] = field(default_factory=list)
+    sent: int = 0
+
+
+class Chunk:
+    """Records read and not yet acknowledged by all their topics: the audit's, that of mutations, that of
+    notifications."""
+
+    __slots__ = ("audit", "mutations", "notifications", "size")
+
+    def __init__(self, prefix: str) -> None:
+        self.audit = Outgoing(f"{prefix}.secrets.audit")
+        self.mutations = Outgoing(f"{prefix}.secrets")
+        self.notifications = Outgoing(f"{prefix}.secrets.notifications")
+        self.size = 0
+        """Bytes of the records."""
+
+    @property
+    def outgoing(self) -> Iterable[Outgoing]:
+        """Per topic, those for which there is anything."""
+        return [each for each in (self.audit, self.mutations, self.notifications) if each.messages]
+
+    @property
+    def last(self) -> Message:
+        """The newest."""
+        return self.audit.messages[-1]
+
+    @property
+    def oldest_at(self) -> float:
+        """When the oldest was written, in seconds since the epoch."""
+        return self.audit.messages[0].millis / 1000
+
+
+class Messages:
+    """Follows the spool. `missing` says what it could not read; `damaged`, that it is kept as evidence."""
+
+    def __init__(self, journal: Journal, prefix: str) -> None:
+        self._journal = journal
+        self._prefix = prefix
+        self._reader = SpoolReader(journal.directory)
+        self._lines: Iterator[Line] = iter(())
+        self._read_seq = 0
+        self._second = ""
+        self._second_millis = 0
+        self.missing = ""
+        self.damaged = False
+
+    def begin_after(self, seq: int) -> None:
+        """The next record is the one behind this."""
+        self.close()
+        self._reader = SpoolReader(self._journal.directory, seq)
+        self._lines = iter(())
+        self._read_seq = seq
+
+    def close(self) -> None:
+        """Closes the spool's file."""
+        self._reader.close()
+
+    async def next_chunk(self) -> Chunk | None:
+        """The next records, of about `CHUNK_BYTES`; None where there are none."""
+        chunk = Chunk(self._prefix)
+        while chunk.size < CHUNK_BYTES:
+            lines = list(islice(self._lines, _SLICE))
+            if lines:
+                self._take(lines, chunk)
+                await asyncio.sleep(0)
+            elif self._read_seq >= self._journal.durable.seq:
+                break
+            else:
+                read = await asyncio.to_thread(self._read_lines)
+                if not read:
+                    break
+                self._lines = iter(read)
+        return chunk if chunk.audit.messages else None
+
+    def _read_lines(self) -> list[Line]:
+        """What is there to fill a chunk: handing over to a thread and back costs more than reading does."""
+        lines: list[Line] = []
+        for _ in range(CHUNK_BYTES // READ_BYTES):
+            more = self._reader.read(self._journal.extent)
+            lines += more
+            if not more:
+                break
+        return lines
+
+    def _take(self, lines: Iterable[Line], chunk: Chunk) -> None:
+        """Adds these to the chunk. One already sent is left out, and a damaged one, which is said
+        and whose gap the chain shows: waiting for it would only lose the records behind it too."""
+        audit, mutations, notifications = (
+            each.messages for each in (chunk.audit, chunk.mutations, chunk.notifications)
+        )
+        for line in lines:
+            record = line.record
+            try:
+                fields = orjson.loads(record)
+                seq, ts, ref = fields["seq"], fields["ts"], fields.get("resource_ref")
+                millis = int(ts[20:23]) + (self._second_millis if ts[:19] == self._second else self._begin_second(ts))
+                headers = [_SCHEMA_HEADER, ("resource_ref", ref.encode())] if ref else _SCHEMA_ONLY
+                mutation, fresh = tells_of_mutation(fields), seq > self._read_seq
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self.damaged = True
+                self._say_missing(f"{line.path.name} line {line.number} cannot be read")
+                continue
+            if not fresh:
+                continue
+            if seq != self._read_seq + 1:
+                self.damaged = True
+                self._say_missing(f"records {self._read_seq + 1} to {seq - 1} are not in the spool")
+            self._read_seq = seq
+            message = Message(seq, millis, record, headers)
+            audit.append(message)
+            if mutation:
+                mutations.append(message)
+            if fields.get("notifications"):
+                notifications.append(message)
+            chunk.size += len(record)
+
+    def _begin_second(self, ts: str) -> int:
+        """Milliseconds since the epoch of a time's second, which is remembered: neighbours share it."""
+        self._second_millis = int(datetime.fromisoformat(f"{ts[:19]}Z").timestamp()) * 1000
+        self._second = ts[:19]
+        return self._second_millis
+
+    def _say_missing(self, what: str) -> None:
+        _log.error("records are missing for kafka; run `audit verify`", what=what)
+        self.missing = f"{what}; run `sidecar audit verify`"
