@@ -1,15 +1,17 @@
-"""A piece of network between the sidecar and Kafka that can be dropped: a TCP relay on loopback."""
+"""A piece of network between the sidecar and what it calls, that can be dropped: a TCP relay on loopback."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 
 
 class Network:
-    """Relays `listen` to `target` (host:port). `drop` makes it swallow everything; `cut` also breaks connections."""
+    """Relays `listen` (host:port, or a socket that listens) to `target` (host:port). `drop` makes it swallow
+    everything; `cut` also breaks connections."""
 
-    def __init__(self, listen: str, target: str) -> None:
+    def __init__(self, listen: str | socket.socket, target: str) -> None:
         self._listen = listen
         self._target = target
         self._flows = asyncio.Event()
@@ -19,8 +21,11 @@ class Network:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Network:
-        host, _, port = self._listen.rpartition(":")
-        self._server = await asyncio.start_server(self._relay, host, int(port))
+        if isinstance(self._listen, socket.socket):
+            self._server = await asyncio.start_server(self._relay, sock=self._listen)
+        else:
+            host, _, port = self._listen.rpartition(":")
+            self._server = await asyncio.start_server(self._relay, host, int(port))
         return self
 
     async def __aexit__(self, *_exc: object) -> None:

@@ -177,10 +177,19 @@ class KubeApi:
         self.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": metadata})
 
     def token(
-        self, account: str, namespace: str = "default", *, audiences: Sequence[str] = (), seconds: int = 3600
+        self,
+        account: str,
+        namespace: str = "default",
+        *,
+        audiences: Sequence[str] = (),
+        seconds: int = 3600,
+        pod: Mapping[str, Any] | None = None,
     ) -> str:
-        """A token of that account, as the kubelet projects it into pods (TokenRequest); 600 seconds are the least."""
-        spec = {"audiences": list(audiences), "expirationSeconds": seconds}
+        """A token of that account, as the kubelet projects it into pods (TokenRequest); 600 seconds are the least.
+        With the metadata of a pod it is bound to that pod, and ends with it."""
+        spec: dict[str, Any] = {"audiences": list(audiences), "expirationSeconds": seconds}
+        if pod is not None:
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
         made = self.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", {"spec": spec})
         return str(made["status"]["token"])
 
