@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = [
+    "tests.real.helm",
     "tests.real.kafka",
     "tests.real.kube",
     "tests.real.injector",

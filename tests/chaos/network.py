@@ -19,6 +19,8 @@ class Network:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.refuses = False
+        """Whoever connects is cut off at once, as by a port where nobody listens."""
 
     async def __aenter__(self) -> Network:
         if isinstance(self._listen, socket.socket):
@@ -52,6 +54,9 @@ class Network:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self.refuses:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         host, _, port = self._target.rpartition(":")
         others: list[asyncio.StreamWriter] = [writer]

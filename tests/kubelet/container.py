@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,10 @@ _POLL_SECONDS: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the containers of one pod have in common. `images` are entry points by image."""
+    """What the containers of one pod have in common. `images` are entry points by image; `starter` is the one thread
+    that starts processes, since they end with the thread that did."""
 
+    starter: Executor
     cluster: Cluster
     pod: Mapping[str, Any]
     network: PodNetwork
@@ -64,8 +67,11 @@ class Container:
         self.starts += 1
         specification = self._folder / "specification.json"
         specification.write_text(json.dumps(self._specification()))
+        self._process = self._around.starter.submit(self._launch, specification).result()
+
+    def _launch(self, specification: Path) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(specification)],
                 pass_fds=[self._around.network.namespace],
                 stdin=subprocess.DEVNULL,

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 class PodNetwork:
     """`ways_out` are ports of this machine's loopback, which the pod finds on its own loopback: OpenBao, the API
-    server. Each can be cut (`way`)."""
+    server. Each can be taken `away`."""
 
     def __init__(self, ways_out: Iterable[int]) -> None:
         self._inside = ThreadPoolExecutor(1, thread_name_prefix="pod-network")  # one thread, ever
@@ -52,13 +52,14 @@ class PodNetwork:
         self._inside.shutdown()
         os.close(self.namespace)
 
-    def drop(self, port: int) -> None:
-        """What is behind that port is away: nothing comes through, nobody is told."""
-        self._loop.call_soon_threadsafe(self._ways[port].drop)
+    def away(self, port: int) -> None:
+        """What is behind that port is away: nobody takes connections, those that stand are broken."""
+        self._ways[port].refuses = True
+        self._loop.call_soon_threadsafe(self._ways[port].cut)
 
-    def restore(self, port: int) -> None:
+    def back(self, port: int) -> None:
         """It is back."""
-        self._loop.call_soon_threadsafe(self._ways[port].restore)
+        self._ways[port].refuses = False
 
     def get(self, address: str, port: int, path: str) -> tuple[int, bytes]:
         """An HTTP GET from inside, as the kubelet's probe: status and body. Raises `OSError` or `HTTPException`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -35,7 +36,8 @@ class RunningPod:
         self.network = PodNetwork(ways_out)
         self.pod = {**pod, "status": {"podIP": ADDRESS, "hostIP": ADDRESS}}
         self.volumes = Volumes(cluster, self.pod, folder / "volumes", disks or {})
-        around = Surroundings(cluster, self.pod, self.network, self.volumes, folder, images)
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="pod-starter")
+        around = Surroundings(self._starter, cluster, self.pod, self.network, self.volumes, folder, images)
         self._init = [Container(around, one) for one in spec.get("initContainers", ())]
         self._main = [Container(around, one) for one in spec["containers"]]
         self._sidecars = [container for container in self._init if container.is_native_sidecar]
@@ -160,6 +162,7 @@ class RunningPod:
         for container in self._started:
             container.kill()
             container.wait()
+        self._starter.shutdown()
         self.volumes.tear_down()
         self.network.close()
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 
-from tests.real.go_tools import GoTool
+from tests.real.go_tools import GoTool, cached_go_tool
 
 HELM: Final = GoTool("helm", "3.22.0", "helm.sh/helm/v3/cmd/helm", cold_seconds=130)
 KUBERNETES: Final = "1.34.0"
@@ -72,3 +73,12 @@ class Helm:
         if done.returncode != 0:
             raise HelmRefused(done.stdout + done.stderr)
         return done.stdout
+
+
+@pytest.fixture(scope="session")
+def helm(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """The real Helm. The first time on a machine it is built, and that is seen."""
+    capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        binary = cached_go_tool(HELM)
+    return Helm(binary, tmp_path_factory.mktemp("helm"))
