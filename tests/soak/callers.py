@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ POLICY: Final = """
 permit (principal, action, resource in Folder::"secret/soak");
 """
 READ: Final = "/v1/secret/data/soak/db"
-TOKEN_SECONDS: Final = 4
+TOKEN_SECONDS: Final = 15
 PAUSE_SECONDS: Final = 0.004
 
 
@@ -112,8 +113,9 @@ class Callers:
         body = {"data": {"value": "written"}} if method == "POST" else None
         try:
             async with session.request(method, path, headers={"X-Vault-Token": token}, json=body) as answer:
-                await answer.read()
-                status, name = answer.status, f"{method} {answer.status}"
+                content = await answer.read()
+                code = "" if answer.status == 200 else f" {json.loads(content).get('code')}"
+                status, name = answer.status, f"{method} {answer.status}{code}"
                 if status == 200:
                     self.asked.permitted.add(answer.headers["X-Correlation-ID"])
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -22,7 +22,7 @@ async def test_under_load_memory_and_descriptors_stay_flat_and_nothing_is_lost(
 ) -> None:
     report = await soak(tmp_path, openbao, kafka, SECONDS, SEED)
     assert not report.wrong, "\n".join(report.lines())
-    assert {"GET 200", "POST 200", "GET 401", "GET 403"} <= set(report.asked.answers)
+    assert {"GET 200", "POST 200", "GET 401 TOKEN_INVALID", "GET 403 POLICY_DENIED"} <= set(report.asked.answers)
 
 
 def test_a_leak_is_seen_through_waves_and_outliers() -> None:
