@@ -382,13 +382,13 @@ def audit_ref(uri: Annotated[str, typer.Argument(help="A secret URI.")], config:
 
     from sidecar.app import resource_refs
     from sidecar.audit.commands import ref
-    from sidecar.mount_source import table_for_commands
+    from sidecar.mount_source import naming_for_commands
     from sidecar.surface.secret_uri import parse
 
     loaded = _load(config)
     try:
-        table = asyncio.run(table_for_commands(loaded))
-        secret = parse(uri, table)
+        mounts = asyncio.run(naming_for_commands(loaded))
+        secret = parse(uri, mounts(uri))
     except Refused as refused:
         _fail(f"{refused.code}: {refused.message}")
     raise typer.Exit(ref(secret, resource_refs(loaded), sys.stdout))

@@ -215,3 +215,27 @@ async def table_for_commands(config: Config) -> MountTable:
         return table_of(config, [Mount(*each[:3]) for each in await discover_named(login, _named(config))])
     finally:
         await login.stop()
+
+
+async def naming_for_commands(config: Config) -> Callable[[str], MountTable]:
+    """The table by which a command reads a secret URI, for commands that ask nothing of OpenBao: where its mounts
+    cannot be read, those of `tenant.allowed_mounts`, each with the engine that the URI itself names.
+
+    What it returns raises `Refused`, as `table_for_commands` does, for a URI that leaves the engine to the mount.
+    """
+    try:
+        table = await table_for_commands(config)
+    except Refused as refused:
+        away = refused
+    else:
+        return lambda _uri: table
+    _log.warning("OpenBao's mounts cannot be read; secrets are named by tenant.allowed_mounts", reason=away.message)
+
+    def by_configuration(uri: str) -> MountTable:
+        scheme = uri.partition("://")[0].lower()
+        provider, _, engine = scheme.partition("+")
+        if provider == config.upstream.provider and not engine:
+            raise away
+        return table_of(config, [Mount(name, engine) for name in _named(config)])
+
+    return by_configuration

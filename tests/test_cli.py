@@ -196,6 +196,36 @@ def test_audit_ref_names_a_secret_as_the_audit_does(tmp_path: Path, tree: dict[s
     assert whole["resource_ref"] == answer["parent_ref"] != answer["resource_ref"]
 
 
+def test_secrets_are_named_where_openbao_is_out_of_reach(tmp_path: Path, tree: dict[str, Any]) -> None:
+    """A CI that tests policies, and an investigator with the configuration alone, have no OpenBao. The mounts are those
+    that the tenant may use, the longest first; a URI says its engine itself."""
+    del tree["mounts"]
+    with_(tree, "upstream.address", "http://127.0.0.1:1")
+    with_(tree, "tenant.allowed_mounts", ["secret", "team", "team/kv"])
+    uri = "openbao+kv2://team/kv/app/db"
+    (tmp_path / "policies" / "all.cedar").write_text(
+        'permit (principal, action, resource) when { resource.mount == "team/kv" && resource.path == "app/db" };'
+    )
+    path = written(tmp_path, tree)
+    cases = tmp_path / "cases.yaml"
+    cases.write_text(
+        f"- {{subject: app, purpose: read, uri: '{uri}', expect: permit}}\n"
+        "- {subject: app, purpose: execute, uri: 'openbao+transit://team/k', expect: deny}\n"
+    )
+    done = run("policy", "test", "--config", path, "--cases", str(cases))
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run("policy", "test", "--config", path, "--subject", "app", "--purpose", "read", "--uri", uri)
+    assert (done.returncode, json.loads(done.stdout)["uri"]) == (0, uri)
+    assert "tenant.allowed_mounts" in done.stderr
+    assert run("audit", "ref", uri, "--config", path).returncode == 0
+    for unknown, code in (
+        (uri.replace("+kv2", ""), "UPSTREAM_UNAVAILABLE"),
+        ("openbao+kv2://x/y", "TENANT_MOUNT_MISMATCH"),
+    ):
+        done = run("audit", "ref", unknown, "--config", path)
+        assert (done.returncode, code in done.stderr) == (1, True)
+
+
 def test_a_salt_file_that_is_too_short_is_found_by_check(tmp_path: Path, tree: dict[str, Any]) -> None:
     salt = tmp_path / "salt"
     salt.write_text("short\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -110,8 +110,8 @@ class Asked:
     caller: Caller
 
 
-def read_cases(path: Path, config: Config, mounts: MountTable) -> list[Asked]:
-    """Reads a list of cases, alone or as `cases:`.
+def read_cases(path: Path, config: Config, mounts: Callable[[str], MountTable]) -> list[Asked]:
+    """Reads a list of cases, alone or as `cases:`. `mounts` is the table to read a URI by.
 
     Raises:
         CasesError: with every problem found.
@@ -122,7 +122,7 @@ def read_cases(path: Path, config: Config, mounts: MountTable) -> list[Asked]:
         place = f"{path.name}:{node.start_mark.line + 1}"
         try:
             case = Case.model_validate(_value(node, path))
-            uri = parse(case.uri, mounts)
+            uri = parse(case.uri, mounts(case.uri))
         except ValidationError as error:
             for found in error.errors(include_url=False, include_input=False):
                 complaint = _key(found["loc"]) + found["msg"].removeprefix("Value error, ")

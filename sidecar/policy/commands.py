@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from sidecar.config import Config
 from sidecar.decision.cedar import PolicyError
 from sidecar.errors import Code, Refused
-from sidecar.mount_source import table_for_commands
+from sidecar.mount_source import naming_for_commands
 from sidecar.policy import diff as diffing
 from sidecar.policy import report
 from sidecar.policy.cases import CasesError, read_cases
@@ -38,7 +38,7 @@ def one_question(
 async def _one_question(
     config: Config, subject: str, purpose: str, uri: str, operation: str, issuer: str
 ) -> dict[str, Any]:
-    secret = parse(uri, await table_for_commands(config))
+    secret = parse(uri, (await naming_for_commands(config))(uri))
     try:
         what = operation_of(secret, purpose, operation)
     except ValueError as error:
@@ -92,7 +92,7 @@ def run_cases_file(
 
 async def _results(config: Config, path: Path) -> list[report.Result]:
     authorization = config.authorization
-    cases = read_cases(path, config, await table_for_commands(config))
+    cases = read_cases(path, config, await naming_for_commands(config))
     async with open_pdp(authorization.pdp, authorization.cedar, authorization.authzen) as pdp:
         return await report.run_cases(config, pdp, cases)
 
