@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sidecar.injector.allowed import Namespace
 from sidecar.injector.annotations import Wishes, parse_annotations
-from sidecar.injector.config import InjectorConfig, Namespace
+from sidecar.injector.config import InjectorConfig
 from sidecar.injector.exposure import refuse_others_tokens, refuse_reserved_names, refuse_who_sees_processes
 from sidecar.injector.keys import refuse_others_secrets, refuse_secret_variables, sidecars_secrets
 from sidecar.injector.names import CONTAINER, PREFIX, STATUS, UNTOUCHED_NAMESPACES

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast, get_args
 
 from sidecar.config.tree import LogLevel
-from sidecar.injector.config import is_mount, is_object_name, is_plain_name
+from sidecar.injector.forms import is_mount, is_object_name, is_plain_name
 from sidecar.injector.names import INJECTED, PREFIX
 from sidecar.injector.quantity import parse_cpu, parse_memory
 from sidecar.injector.refusal import Denied

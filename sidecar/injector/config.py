@@ -7,62 +7,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from sidecar.config import ENVIRONMENT_NAMES, ENVIRONMENT_PREFIX, ListenTls
 from sidecar.config.loading import read_tree, validated
 from sidecar.config.problems import ConfigError, Problem
 from sidecar.config.tree import Environment, LogLevel
+from sidecar.injector.allowed import Namespace
+from sidecar.injector.forms import CLOSED, ObjectName, OptionalObjectName, is_namespace
 from sidecar.injector.names import UNTOUCHED_NAMESPACES
 from sidecar.injector.quantity import parse_cpu, parse_memory
 
-_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_SUBDOMAIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-_MOUNT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.@-]*)*")
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@/-]{0,252}")
-
-
-def is_object_name(text: str) -> bool:
-    """Whether Kubernetes lets a ConfigMap, Secret or claim have this name (RFC 1123 subdomain)."""
-    return _SUBDOMAIN.fullmatch(text) is not None
-
-
-def is_mount(text: str) -> bool:
-    """Whether this names one full mount in one spelling: no empty, `.` or `..` segment, no slash at either end."""
-    return _MOUNT.fullmatch(text) is not None
-
-
-def is_plain_name(text: str) -> bool:
-    """Whether this may be a tenant or a role: nothing that any format between here and OpenBao reads as structure."""
-    return _NAME.fullmatch(text) is not None
-
-
-def _object_name(text: str) -> str:
-    if not is_object_name(text):
-        raise ValueError("is no name of a Kubernetes object")
-    return text
-
-
-def _plain_name(text: str) -> str:
-    if not is_plain_name(text):
-        raise ValueError("is not a plain name: letters, digits, . _ - @ /")
-    return text
-
-
-def _mount(text: str) -> str:
-    if not is_mount(text):
-        raise ValueError("is not a mount: write it without leading or trailing slash")
-    return text
-
-
-ObjectName = Annotated[str, AfterValidator(_object_name)]
-OptionalObjectName = Annotated[str, AfterValidator(lambda text: text and _object_name(text))]
-PlainName = Annotated[str, AfterValidator(_plain_name)]
-Mount = Annotated[str, AfterValidator(_mount)]
-
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = CLOSED
 
 
 # -- the webhook itself ----------------------------------------------------------------------------------------------
@@ -237,44 +195,7 @@ class Sidecar(_Section):
         return int(self.operations_address.rpartition(":")[2])
 
 
-# -- what namespaces are allowed -------------------------------------------------------------------------------------
-class SaltSecret(_Section):
-    """The Secret with the salt of the audit's references, in the pod's namespace."""
-
-    name: ObjectName
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] = "salt"
-
-
-class AllowedTenant(_Section):
-    """A tenant that a namespace's pods may be, with all it may reach."""
-
-    id: PlainName
-    allowed_mounts: Annotated[list[Mount], Field(min_length=1)]
-    roles: Annotated[list[PlainName], Field(min_length=1)]
-    """OpenBao's roles; the first where a pod names none."""
-    salt_secret: SaltSecret
-
-
-class Namespace(_Section):
-    """What the pods of one namespace are allowed. Their annotations choose among it, and narrow it."""
-
-    tenants: Annotated[list[AllowedTenant], Field(min_length=1)]
-    """The first where a pod names none."""
-    configs: Annotated[list[ObjectName], Field(min_length=1)]
-    """ConfigMaps with `config.yaml`, in that namespace; the first where a pod names none."""
-    policies_config_map: OptionalObjectName = ""
-    """A ConfigMap with `*.cedar`, in that namespace."""
-    required: bool = False
-    """Every pod gets the sidecar; `inject: "false"` is refused."""
-
-    @field_validator("tenants")
-    @classmethod
-    def _told_apart(cls, tenants: list[AllowedTenant]) -> list[AllowedTenant]:
-        if len({tenant.id for tenant in tenants}) != len(tenants):
-            raise ValueError("a tenant stands twice")
-        return tenants
-
-
+# -- the whole ---------------------------------------------------------------------------------------------------------
 class InjectorConfig(_Section):
     """The whole tree."""
 
@@ -293,7 +214,7 @@ class InjectorConfig(_Section):
     @classmethod
     def _are_namespaces(cls, namespaces: dict[str, Namespace]) -> dict[str, Namespace]:
         for name in namespaces:
-            if not _LABEL.fullmatch(name):
+            if not is_namespace(name):
                 raise ValueError(f"{name!r} is no name of a namespace")
             if name in UNTOUCHED_NAMESPACES:
                 raise ValueError(f"{name} is never injected")

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from sidecar.injector.config import Namespace, Sidecar
+from sidecar.injector.allowed import Namespace
+from sidecar.injector.config import Sidecar
 from sidecar.injector.names import CONTAINER, VOLUME_PREFIX
 from sidecar.injector.refusal import Denied
 from sidecar.injector.workload import Container, Pod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sidecar.injector.allowed import AllowedTenant, Namespace, SaltSecret
 from sidecar.injector.annotations import Wishes
-from sidecar.injector.config import AllowedTenant, Namespace, SaltSecret
 from sidecar.injector.names import PREFIX
 from sidecar.injector.refusal import Denied
 
