@@ -23,7 +23,6 @@ AUDIENCE: Final = "openbao"
 APPLICATION: Final = Path(__file__).with_name("application.py")
 IMAGES: Final = {
     "openbao-sidecar:0.1.0": (sys.executable, "-I", "-u", "-m", "sidecar"),
-    "application:test": (sys.executable, "-I", "-u"),
 }
 _RULES: Final = """
 path "secret/data/app/*"      { capabilities = ["read", "create", "update"] }
@@ -33,28 +32,30 @@ path "auth/token/renew-self"  { capabilities = ["update"] }
 """
 
 
-def policy(namespace: str, uses: int = 1_000_000) -> str:
+def policy(namespace: str, account: str = ACCOUNT) -> str:
     """The pods of a namespace read what is theirs."""
     return f"""
 @id("the pods of {namespace}")
 @ttl_seconds("60")
-@max_uses("{uses}")
-permit (principal == Workload::"system:serviceaccount:{namespace}:{ACCOUNT}", action, resource in Folder::"secret/app");
+@max_uses("1000000")
+permit (principal == Workload::"system:serviceaccount:{namespace}:{account}", action, resource in Folder::"secret/app");
 """
 
 
 class Place:
     """One namespace. OpenBao's kubernetes auth has a mount of the namespace's name, which asks the cluster."""
 
-    def __init__(self, kube: KubeApi, helm: Helm, openbao: OpenBao, folder: Path, namespace: str) -> None:
-        self.kube, self.helm, self.openbao, self.folder, self.namespace = kube, helm, openbao, folder, namespace
+    def __init__(
+        self, kube: KubeApi, openbao: OpenBao, folder: Path, namespace: str, account: str = ACCOUNT, **labels: str
+    ) -> None:
+        self.kube, self.openbao, self.folder, self.namespace, self.account = kube, openbao, folder, namespace, account
         self._numbers = itertools.count(1)
         enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
-        kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": enforced}})
+        kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": enforced | labels}})
         kube.service_account("reviewer", namespace)
         kube.may_review_tokens("reviewer", namespace)
-        self._make("secrets", "acme-salt", stringData={"salt": SALT})
-        self._make("configmaps", "cluster-ca", data={"ca.crt": kube.ca_file.read_text()})
+        self.make("secrets", "acme-salt", stringData={"salt": SALT})
+        self.make("configmaps", "cluster-ca", data={"ca.crt": kube.ca_file.read_text()})
         self.let_in()
 
     def let_in(self) -> None:
@@ -68,7 +69,7 @@ class Place:
             "token_reviewer_jwt": self.kube.token("reviewer", self.namespace),
         }
         role = {
-            "bound_service_account_names": [ACCOUNT],
+            "bound_service_account_names": [self.account],
             "bound_service_account_namespaces": [self.namespace],
             "audience": AUDIENCE,
             "token_policies": [mount],
@@ -108,9 +109,9 @@ class Place:
         """Of a container that is the application."""
         return [sys.executable, "-I", "-u", str(APPLICATION), what]
 
-    def install(self, changes: Mapping[str, Any] | None = None) -> list[Any]:
+    def install(self, helm: Helm, changes: Mapping[str, Any] | None = None) -> list[Any]:
         """The chart as `helm install` would apply it; what the API server made of it."""
-        manifests = self.helm.template(CHART, self.values(changes), "--namespace", self.namespace)
+        manifests = helm.template(CHART, self.values(changes), "--namespace", self.namespace)
         return [self.kube.apply(manifest) for manifest in manifests]
 
     # -- pods --------------------------------------------------------------------------------------------------------
@@ -136,6 +137,7 @@ class Place:
             yield running
         self.kube.call("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}", {"gracePeriodSeconds": 0})
 
-    def _make(self, kind: str, name: str, **content: Any) -> None:
+    def make(self, kind: str, name: str, **content: Any) -> None:
+        """An object of the namespace that operators bring."""
         body = {"metadata": {"name": name}, **content}
         self.kube.call("POST", f"/api/v1/namespaces/{self.namespace}/{kind}", body)

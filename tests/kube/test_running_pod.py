@@ -30,13 +30,13 @@ LEAST_READS = 20  # the application's last ones alone
 
 
 @pytest.fixture(scope="module")
-def place(kube: KubeApi, helm: Helm, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(kube, helm, openbao, tmp_path_factory.mktemp("pods"), "pods")
+def place(kube: KubeApi, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(kube, openbao, tmp_path_factory.mktemp("pods"), "pods")
 
 
 @pytest.fixture(scope="module")
-def template(place: Place) -> dict[str, Any]:
-    return place.example(place.install())
+def template(place: Place, helm: Helm) -> dict[str, Any]:
+    return place.example(place.install(helm))
 
 
 def running(pod: RunningPod, template: dict[str, Any]) -> None:
