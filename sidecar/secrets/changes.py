@@ -169,7 +169,11 @@ class Changes:
                 # That version and no other: what another sidecar writes in between stays.
                 await provider.delete(work, replace(uri, version=current.cas))
             else:
-                await change(work, provider, uri, without_key(uri.fragment, only), None)
+                made = without_key(uri.fragment, only)
+                if not provider.keeps_empty and not made((await provider.current(work, uri)).values):
+                    await provider.delete(work, uri.without_fragment())  # it was the last key
+                    return
+                await change(work, provider, uri, made, None)
 
     async def undelete(self, desk: Desk, uri: SecretUri, versions: list[int]) -> Reply:
         """`POST /api/secrets/undelete`."""

@@ -261,6 +261,10 @@ def test_copy_and_move(api: Api) -> None:
     assert crossed.status_code == 200, crossed.text
     assert api("GET", "/value", uri=uri("api/source")).status_code == 404
     assert api("GET", "/value", uri="openbao+kv1://kv1/moved").json()["value"] == {"a": "1", "b": "2"}
+    api("POST", "", {"uri": "openbao+kv1://kv1/single#k", "value": "1"})
+    single = api("POST", "/move", {"fromUri": "openbao+kv1://kv1/single#k", "toUri": uri("api/single#k")})
+    assert single.status_code == 200, "the last key of a mount that takes no empty secret"
+    assert api("GET", "/value", uri="openbao+kv1://kv1/single").status_code == 404
     assert api("POST", "/copy", {"fromUri": uri("api/target#a"), "toUri": uri("api/target#c")}).status_code == 200
     assert api("GET", "/value", uri=uri("api/target")).json()["value"] == {"a": "1", "b": "2", "c": "1"}
 

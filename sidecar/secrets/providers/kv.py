@@ -147,6 +147,7 @@ class Kv1(_Kv):
     """KV version 1: one value, no versions, and no way to write only where nothing changed meanwhile."""
 
     can = frozenset({Act.READ, Act.WRITE, Act.ROTATE, Act.DELETE, Act.KEYS, Act.LIST})
+    keeps_empty = False
 
     async def read(self, work: Work, uri: SecretUri) -> Found:
         try:

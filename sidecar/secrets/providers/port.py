@@ -113,6 +113,8 @@ class Provider:
     """`scheme://mount/path#key`; empty for OpenBao's engines."""
     can: frozenset[Act] = frozenset()
     """What it can do."""
+    keeps_empty: bool = True
+    """Whether it takes a secret without keys; where not, the secret goes with its last key."""
     read_only: bool = False
     """Whether every change is refused, PROVIDER_READ_ONLY, before anybody is asked."""
     problem: str = ""
