@@ -55,8 +55,9 @@ class Packer:
     async def _run(self) -> None:
         left = False
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), _RETRY_SECONDS if left else None)
+            with suppress(TimeoutError):  # not `wait_for`, which may swallow the cancellation that ends this (3.11)
+                async with asyncio.timeout(_RETRY_SECONDS if left else None):
+                    await self._look.wait()
             await asyncio.sleep(_SETTLE_SECONDS)
             self._look.clear()
             left = await self._pack_all()

@@ -28,7 +28,9 @@ else:
 
 SEGMENT_NAME: Final = re.compile(r"(\d{20})\.segment(\.zst)?")
 PACKED: Final = ".zst"
-READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file of the spool is opened: a link there is not followed, and a pipe not waited for."""
+
 UNPACKING_ERRORS: Final = (zstd.ZstdError, zlib.error, EOFError)
 UNREADABLE: Final = (*UNPACKING_ERRORS, OSError)
 """What reading a compressed file raises where it was cut, changed or damaged."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import logging
 import os
@@ -9,20 +11,26 @@ import random
 import resource
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import requests
 import structlog
 
-from sidecar.audit import packing
+from sidecar.audit import journal as journal_module
+from sidecar.audit import packing, position, writer
 from sidecar.audit.chain import link
 from sidecar.audit.commands import cat
 from sidecar.audit.framing import frame, unframe
-from sidecar.audit.journal import JournalError
+from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
 from sidecar.audit.stamping import Stamper, Tip
@@ -31,6 +39,7 @@ from sidecar.config.checks import is_loopback
 from sidecar.errors import Code, Refused
 from sidecar.surface.secret_uri import SecretUri
 from tests.audit.disks import read_only, small_disk
+from tests.audit.keys import Keys
 from tests.audit.killing import killed_writer
 from tests.audit.spools import (
     append_until_refused,
@@ -56,6 +65,7 @@ else:
     from backports import zstd
 
 ROUNDS = 8
+PATH = "/v1/secret/data/app/db"
 
 
 @pytest.fixture
@@ -72,6 +82,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
     return Topics(kafka, request.node.name)
+
+
+async def refused_by(journal: Journal, name: str) -> None:
+    with pytest.raises(Refused) as refused:
+        await journal.append(permit(name))
+    assert refused.value.code is Code.AUDIT_UNAVAILABLE
 
 
 # -- 01: crash between release and record; between forward and outcome --------------------
@@ -97,7 +113,92 @@ async def test_audit_01_every_record_acknowledged_before_a_kill_9_is_there_in_or
     assert said.count("a crash") == ROUNDS
 
 
-# -- 02: disk full, slow, read-only; files deleted, truncated, replaced (more in tests/audit/test_journal.py) ----------
+@pytest.mark.real
+async def test_audit_01_every_secret_that_reached_a_client_has_its_record_after_kill_9(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    process = SidecarProcess(tmp_path, openbao, issuer, {"identity": {"binding": "preferred"}})
+    received: set[str] = set()
+    try:
+        for round_number in range(3):
+            process.start()
+            token = issuer.token(sub="endless")
+            stop = asyncio.Event()
+
+            async def reader(
+                number: int, token: str = token, stop: asyncio.Event = stop, round_number: int = round_number
+            ) -> None:
+                async with aiohttp.ClientSession() as session:
+                    count = 0
+                    while not stop.is_set():
+                        correlation = f"reader-{round_number}-{number}-{count}"
+                        headers = {"X-Vault-Token": token, "X-Correlation-ID": correlation}
+                        try:
+                            async with session.get(process.url + PATH, headers=headers) as answer:
+                                # The first byte of the secret counts, whatever becomes of the rest.
+                                if answer.status == 200 and await answer.content.readany():
+                                    received.add(correlation)
+                        except aiohttp.ClientError:
+                            return
+                        count += 1
+
+            readers = [asyncio.create_task(reader(number)) for number in range(8)]
+            goal = len(received) + 300
+            while len(received) < goal:
+                await asyncio.sleep(0.01)
+                assert not all(task.done() for task in readers), process.log_tail()
+            process.kill()
+            stop.set()
+            await asyncio.gather(*readers)
+        process.start()
+        assert process.terminate() == 0
+        recorded = {record["correlation_id"] for record in process.records() if record["event"] == "SECRET_PERMIT"}
+        assert len(received) >= 900
+        assert received <= recorded
+        assert process.verify() == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.real
+def test_audit_01_a_mutation_that_a_kill_9_cut_off_stands_there_as_an_intent_without_an_outcome(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    """Whether it was carried out cannot be known; that it may have been must be."""
+    with OpenBao(tmp_path / "openbao", persistent=False) as openbao:
+        openbao.put("app/db", {"a": "1"})
+        overrides = {"identity": {"binding": "preferred"}, "anti_replay": {"unbound_token": "off"}}
+        process = SidecarProcess(tmp_path / "sidecar", openbao, issuer, overrides)
+        process.start()
+        try:
+            assert process.get(PATH, issuer.token(sub="endless")).status_code == 200
+            openbao.pause()
+
+            def write() -> None:
+                headers = {"X-Vault-Token": issuer.token(sub="endless"), "X-Correlation-ID": "cut-off-write"}
+                with pytest.raises(requests.ConnectionError):
+                    requests.post(process.url + PATH, json={"data": {"a": "2"}}, headers=headers, timeout=60)
+
+            with ThreadPoolExecutor(1) as crowd:
+                cut = crowd.submit(write)
+                while not any(record.get("phase") == "intent" for record in process.records()):
+                    assert not cut.done()
+                    time.sleep(0.02)
+                process.kill()
+                cut.result()
+            openbao.resume()
+            process.start()
+            assert process.terminate() == 0
+        finally:
+            process.kill()
+            openbao.resume()
+    (intent,) = [record for record in process.records() if record.get("correlation_id") == "cut-off-write"]
+    assert (intent["event"], intent["phase"], intent["upstream"]) == ("SECRET_PERMIT", "intent", None)
+    assert process.records()[-2]["previous_run"] == "crashed"
+    assert process.verify() == 0
+
+
+# -- 02: disk full, slow, read-only; inode full; files deleted, truncated, replaced --------------------
 async def test_audit_02_a_full_disk_releases_nothing_and_is_left_without_a_restart(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         async with journal_in(disk.path / "spool") as journal:
@@ -111,6 +212,234 @@ async def test_audit_02_a_full_disk_releases_nothing_and_is_left_without_a_resta
             await journal.append(permit("after"))
             assert journal.status().healthy
         assert "never" not in names(disk.path / "spool")
+
+
+async def test_audit_02_on_a_slow_disk_callers_wait_share_what_they_wait_for_and_none_is_refused(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let, entered, real = threading.Semaphore(0), threading.Event(), os.fdatasync
+
+    def slow(descriptor: int) -> None:
+        entered.set()
+        assert let.acquire(timeout=30)
+        real(descriptor)
+
+    async with journal_in(spool) as journal:
+        before = journal.status().batches
+        monkeypatch.setattr(os, "fdatasync", slow)
+        first = asyncio.ensure_future(journal.append(permit("first")))
+        await until(entered.is_set, "the disk to be asked")
+        others = [asyncio.ensure_future(journal.append(permit(str(n)))) for n in range(50)]
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in (first, *others))
+        assert journal.status().healthy
+        let.release()
+        await first
+        assert not any(one.done() for one in others)
+        let.release()
+        await asyncio.gather(*others)
+        assert journal.status().batches == before + 2
+        let.release(10)
+    assert names(spool) == ["first", *map(str, range(50))]
+
+
+async def test_audit_02_a_disk_that_hangs_is_refused_after_a_while_and_taken_again_when_it_answers(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_STALL_SECONDS", 0.2)
+    answers = threading.Event()
+    real = os.fdatasync
+
+    def hangs(descriptor: int) -> None:
+        assert answers.wait(30)
+        real(descriptor)
+
+    async with journal_in(spool) as journal:
+        monkeypatch.setattr(os, "fdatasync", hangs)
+        async with asyncio.timeout(5):
+            await refused_by(journal, "hung")
+        assert not journal.status().healthy
+        assert "answer" in journal.status().message
+        await refused_by(journal, "at once")
+        answers.set()
+        async with asyncio.timeout(5):
+            while not journal.status().healthy:
+                await asyncio.sleep(0.01)
+        await journal.append(permit("after"))
+    assert names(spool) == ["hung", "after"]  # a record of what was not done harms nobody; the other way round it would
+
+
+async def test_audit_02_without_a_free_inode_the_last_segment_goes_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=4m,nr_inodes=8") as disk:
+        spool = disk.path / "spool"
+        async with journal_in(spool, segment_bytes=2_000) as journal:
+            for n in range(40):
+                await journal.append(permit(str(n)))
+            assert journal.status().healthy
+        assert names(spool) == [str(n) for n in range(40)]
+        assert verified(spool)[0] == 0
+
+
+async def test_audit_02_without_a_free_inode_segments_stay_plain_and_without_any_the_start_is_refused(
+    tmp_path: Path, at_once: None
+) -> None:
+    with small_disk(tmp_path / "disk", "size=4m,nr_inodes=16") as disk:
+        if not disk.mounted:
+            pytest.fail("a tmpfs with few inodes can only be mounted by root")
+        spool = disk.path / "spool"
+        async with journal_in(spool, segment_bytes=2_000) as journal:
+            for n in range(200):
+                await journal.append(permit(str(n)))
+            assert journal.status().healthy
+        assert names(spool) == [str(n) for n in range(200)]
+        assert verified(spool)[0] == 0
+        for n in range(16):
+            with suppress(OSError):
+                (disk.path / str(n)).touch()
+        with pytest.raises(JournalError, match="No space left"):
+            await opened(disk.path / "another")
+
+
+async def test_audit_02_a_disk_that_becomes_read_only_under_us_is_refused_and_left_without_a_restart(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    """As the kernel makes one after an error (`errors=remount-ro`), files that are open included. A mount with open
+    files cannot be made so by hand, so the system calls that would fail fail here."""
+
+    def fails(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(writer, "PROBE_SECONDS", 0.02)
+    real, writing = os.open, os.O_WRONLY | os.O_RDWR
+
+    def opens(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & writing:
+            fails()
+        return real(path, flags, *arguments, **options)
+
+    async with journal_in(spool, segment_bytes=2_000) as journal:
+        for n in range(30):
+            await journal.append(permit(str(n)))
+        with monkeypatch.context() as broken:
+            for name in ("write", "ftruncate", "fdatasync", "rename", "unlink"):
+                broken.setattr(os, name, fails)
+            broken.setattr(os, "open", opens)
+            for _ in range(3):
+                with pytest.raises(Refused) as refused:
+                    await journal.append(permit("never"))
+                assert refused.value.code is Code.AUDIT_UNAVAILABLE
+            assert "Read-only" in journal.status().message
+        await until(lambda: journal.status().healthy, "the disk to be found well again")
+        await journal.append(permit("after"))
+    assert names(spool) == [*map(str, range(30)), "after"]
+    assert verified(spool)[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_audit_02_a_disk_that_fills_up_at_any_moment_loses_nothing_and_leaves_a_whole_signed_chain(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """While records, checkpoints, new segments, compressed ones and truncations are written, in any order."""
+    monkeypatch.setattr(writer, "PROBE_SECONDS", 0.005)
+    monkeypatch.setattr(packing, "_RETRY_SECONDS", 0.005)
+    chance, keys, acknowledged = random.Random(seed), Keys(tmp_path), list[str]()
+    with small_disk(tmp_path / "disk") as disk:
+        spool = disk.path / "spool"
+        for _ in range(4):
+            options = {"segment_bytes": 3_000, "retention_bytes": 60_000, "checkpoints": keys.checkpoints(every=10)}
+            async with journal_in(spool, **options) as journal:
+                for _ in range(60):
+                    name = f"{seed}-{len(acknowledged)}-{chance.random()}"
+                    match chance.randrange(12):
+                        case 0:
+                            disk.fill()
+                        case 1 | 2:
+                            disk.free()
+                        case 3:
+                            await asyncio.sleep(0.01)
+                    with suppress(Refused):
+                        await journal.append_many([permit(name, filler="x" * chance.randrange(1, 3_000))])
+                        acknowledged.append(name)
+                disk.free()
+        assert len(acknowledged) > 60
+        kept = [name for name in names(spool) if name in set(acknowledged)]
+        assert kept == acknowledged[len(acknowledged) - len(kept) :], "the oldest were dropped, and no other"
+        code, said = verified(spool, checkpoint_keys=[keys.public])
+        assert code == 0, said
+
+
+async def test_audit_02_kill_9_while_old_segments_are_dropped_leaves_a_whole_chain(spool: Path) -> None:
+    chance, told = random.Random(2), list[str]()
+    for run in range(4):
+        told += killed_writer(spool, run, chance, segment_bytes=20_000, retention_bytes=100_000, at_least=2_000)
+    async with journal_in(spool):
+        pass
+    kept = names(spool)
+    assert "AUDIT_TRUNCATED" in events(spool)
+    code, said = verified(spool)
+    assert code == 0, said
+    for caller in range(0, 32, 5):  # of each caller's records the oldest are gone, and no other
+        for run in range(4):
+            mine = [name for name in told if name.startswith(f"{run}-{caller}-")]
+            left = [name for name in kept if name in set(mine)]
+            assert left == mine[len(mine) - len(left) :]
+
+
+async def test_audit_02_a_clock_set_back_and_forth_breaks_no_chain(spool: Path, tmp_path: Path) -> None:
+    clock, keys = FakeClock(1_700_000_000.0), Keys(tmp_path)
+    async with journal_in(
+        spool, clock=clock, checkpoints=keys.checkpoints(clock=clock), segment_bytes=2_000
+    ) as journal:
+        for n, wall in enumerate((1_700_000_000.0, 1_600_000_000.5, 0.0, 4_000_000_000.0, 1_700_000_001.0)):
+            clock.set_wall(wall)
+            await journal.append_many([permit(f"{n}-{part}") for part in range(7)])
+        clock.set_wall(-1.0)
+        await journal.append(permit("before 1970"))
+        clock.set_wall(1e12)
+        with suppress(Refused):
+            await journal.append(permit("beyond year 9999"))
+        clock.set_wall(1_700_000_002.0)
+        await journal.append(permit("after"))
+    assert names(spool)[-1] == "after"
+    assert len({record["event_id"] for record in records(spool)}) == len(records(spool))
+    assert verified(spool, checkpoint_keys=[keys.public])[0] == 0
+
+
+async def test_audit_02_the_largest_records_are_taken_many_at_once_and_a_larger_one_is_refused(spool: Path) -> None:
+    largest = "x" * (MAX_RECORD_BYTES - 200)
+    async with journal_in(spool, segment_bytes=300_000) as journal:
+        await journal.append_many([permit(str(n), filler=largest) for n in range(40)])
+        with pytest.raises(Refused):
+            await journal.append(permit("larger", filler="x" * MAX_RECORD_BYTES))
+        await journal.append(permit("after"))
+        assert journal.status().healthy
+    assert names(spool) == [*map(str, range(40)), "after"]
+    assert verified(spool)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["instance", "kafka.position", f"{1:020d}.segment", f"{9:020d}.segment.zst"])
+async def test_audit_02_a_pipe_in_place_of_a_file_does_not_hold_up_the_start(spool: Path, name: str) -> None:
+    """Opening one to read waits for a writer, for ever."""
+    async with journal_in(spool):
+        pass
+    (spool / name).unlink(missing_ok=True)
+    os.mkfifo(spool / name)
+    async with asyncio.timeout(20):
+        with suppress(JournalError):
+            await (await opened(spool)).close()
+
+
+@pytest.mark.parametrize("written", [0, 10])
+async def test_audit_02_a_small_file_cut_in_its_middle_does_not_replace_the_whole_one(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    spool.mkdir()
+    kept = position.Position("i", 7, "0" * 64)
+    position.store(spool, kept)
+    monkeypatch.setattr(os, "write", lambda _descriptor, _content: written)
+    with pytest.raises(OSError, match="No space"):
+        position.store(spool, position.Position("i", 8, "1" * 64))
+    assert position.load(spool) == kept
 
 
 async def test_audit_02_a_read_only_disk_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -16,11 +16,20 @@ def killed_writer(
     chance: random.Random,
     *,
     segment_bytes: int = 256 * 1024,
+    retention_bytes: int = 0,
     at_least: int = 1,
     at_most: int = 60_000,
 ) -> list[str]:
     """Lets a writer work, kills it in the middle of it, and returns the names it was told are durable."""
-    command = [sys.executable, "-m", "tests.audit.writer", str(spool), str(run), str(segment_bytes)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.audit.writer",
+        str(spool),
+        str(run),
+        str(segment_bytes),
+        str(retention_bytes),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None

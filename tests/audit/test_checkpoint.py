@@ -10,8 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from sidecar.audit.chain import link
 from sidecar.audit.checkpoint import CheckpointKeyError, Checkpoints
@@ -19,22 +17,10 @@ from sidecar.audit.framing import frame, unframe
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event
 from sidecar.audit.stamping import Body, Stamper, Tip
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import SystemClock
+from tests.audit.keys import Keys
 from tests.audit.spools import events, journal_in, permit, records, segments, verified
 from tests.audit.topics import until
-
-
-class Keys:
-    """A key pair in files."""
-
-    def __init__(self, folder: Path, name: str = "key") -> None:
-        key = Ed25519PrivateKey.generate()
-        self.private, self.public = folder / f"{name}.pem", folder / f"{name}.pub"
-        self.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        self.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-    def checkpoints(self, every: int = 10, seconds: float = 3600, clock: Clock | None = None) -> Checkpoints:
-        return Checkpoints(self.private, every, seconds, clock or SystemClock())
 
 
 @pytest.fixture

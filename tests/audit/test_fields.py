@@ -22,8 +22,8 @@ from sidecar.revocations import Revocations
 from sidecar.surface.operation import Purpose
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.trail import Trail
+from tests.audit.keys import Keys
 from tests.audit.spools import journal_in, permit, records
-from tests.audit.test_checkpoint import Keys
 from tests.support.audit_format import documented, members_of, undocumented
 
 REFS = ResourceRefs("acme", b"a salt of enough bytes")

@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import stat
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -431,17 +430,6 @@ async def test_a_disk_full_at_the_start_makes_the_start_wait_for_its_place(tmp_p
         assert verified(spool)[0] == 0
 
 
-async def test_without_a_free_inode_the_last_segment_goes_on(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=4m,nr_inodes=8") as disk:
-        spool = disk.path / "spool"
-        async with journal_in(spool, segment_bytes=2_000) as journal:
-            for n in range(40):
-                await journal.append(permit(str(n)))
-            assert journal.status().healthy
-        assert names(spool) == [str(n) for n in range(40)]
-        assert verified(spool)[0] == 0
-
-
 class FailingSync:
     """os.fdatasync that fails so often, as a disk does that loses pages."""
 
@@ -523,32 +511,6 @@ async def test_a_segment_begun_by_the_probe_is_named_by_the_record_it_will_begin
     assert [int(segment.stem) for segment in segments(spool)] == [1, 12]
     assert verified(spool)[0] == 0
     assert names(spool)[-2:] == ["9", "after"]
-
-
-async def test_a_disk_that_hangs_is_refused_after_a_while_and_taken_again_when_it_answers(
-    spool: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_module, "_STALL_SECONDS", 0.2)
-    answers = threading.Event()
-    real = os.fdatasync
-
-    def hangs(descriptor: int) -> None:
-        assert answers.wait(30)
-        real(descriptor)
-
-    async with journal_in(spool) as journal:
-        monkeypatch.setattr(os, "fdatasync", hangs)
-        async with asyncio.timeout(5):
-            await refused(journal, permit("hung"))
-        assert not journal.status().healthy
-        assert "answer" in journal.status().message
-        await refused(journal, permit("at once"))
-        answers.set()
-        async with asyncio.timeout(5):
-            while not journal.status().healthy:
-                await asyncio.sleep(0.01)
-        await journal.append(permit("after"))
-    assert names(spool) == ["hung", "after"]  # a record of what was not done harms nobody; the other way round it would
 
 
 async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_never_for_long(

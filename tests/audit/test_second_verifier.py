@@ -10,8 +10,9 @@ import pytest
 
 from sidecar.audit.reader import read_all
 from tests.audit.chains import OTHER, first_break, run
+from tests.audit.keys import Keys
 from tests.audit.spools import journal_in, permit
-from tests.audit.test_checkpoint import CHECKPOINT, Keys, forged_from, permits
+from tests.audit.test_checkpoint import CHECKPOINT, forged_from, permits
 from tests.audit.test_format import vectors
 
 pytestmark = pytest.mark.real

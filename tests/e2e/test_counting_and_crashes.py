@@ -1,4 +1,4 @@
-"""Exactly as many releases as uses, and no release without its record: under load, and when the process is killed."""
+"""Exactly as many releases as uses under load; how a sidecar ends, and a second one on its spool."""
 
 from __future__ import annotations
 
@@ -41,52 +41,6 @@ async def test_two_thousand_readers_on_one_grant_of_a_hundred_uses_get_a_hundred
         await asyncio.gather(*(read(session) for _ in range(2000)))
     assert seen == {(200, ""): 100, (403, "TOKEN_REPLAYED"): 1900}
     assert len(openbao.requests(since=mark)) == 100
-
-
-async def test_every_secret_that_reached_a_client_has_its_record_after_kill_9(
-    tmp_path: Path, openbao: OpenBao, issuer: Issuer
-) -> None:
-    process = SidecarProcess(tmp_path, openbao, issuer, {"identity": {"binding": "preferred"}})
-    received: set[str] = set()
-    try:
-        for round_number in range(3):
-            process.start()
-            token = issuer.token(sub="endless")
-            stop = asyncio.Event()
-
-            async def reader(
-                number: int, token: str = token, stop: asyncio.Event = stop, round_number: int = round_number
-            ) -> None:
-                async with aiohttp.ClientSession() as session:
-                    count = 0
-                    while not stop.is_set():
-                        correlation = f"reader-{round_number}-{number}-{count}"
-                        headers = {"X-Vault-Token": token, "X-Correlation-ID": correlation}
-                        try:
-                            async with session.get(process.url + PATH, headers=headers) as answer:
-                                # The first byte of the secret counts, whatever becomes of the rest.
-                                if answer.status == 200 and await answer.content.readany():
-                                    received.add(correlation)
-                        except aiohttp.ClientError:
-                            return
-                        count += 1
-
-            readers = [asyncio.create_task(reader(number)) for number in range(8)]
-            goal = len(received) + 300
-            while len(received) < goal:
-                await asyncio.sleep(0.01)
-                assert not all(task.done() for task in readers), process.log_tail()
-            process.kill()
-            stop.set()
-            await asyncio.gather(*readers)
-        process.start()
-        assert process.terminate() == 0
-        recorded = {record["correlation_id"] for record in process.records() if record["event"] == "SECRET_PERMIT"}
-        assert len(received) >= 900
-        assert received <= recorded
-        assert process.verify() == 0
-    finally:
-        process.kill()
 
 
 def test_sigterm_drains_and_exits_zero_with_the_audit_stopped(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
