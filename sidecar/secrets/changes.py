@@ -17,7 +17,7 @@ from typing import Any, Final
 from sidecar.errors import Code, Refused
 from sidecar.secrets.desk import Desk, Held, Reply, Want, obtain_one
 from sidecar.secrets.provenance import Provenance
-from sidecar.secrets.providers.port import Conflict, Current, Provider, Values, Work, not_found, same
+from sidecar.secrets.providers.port import Conflict, Current, Missing, Provider, Values, Work, not_found, same
 from sidecar.surface.operation import UpstreamRequest
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.bodies import Generate, Rotate
@@ -242,7 +242,10 @@ async def _generated(work: Work, wanted: Generate | None) -> str:
     if wanted.length is not None:
         return "".join(secrets.choice(wanted.alphabet) for _ in range(wanted.length))
     request = UpstreamRequest("GET", password_policy(wanted.policy or ""), "", work.operation.upstream.namespace)
-    password = (await work.ask(request)).data.get("password")
+    try:
+        password = (await work.ask(request)).data.get("password")
+    except Missing:
+        raise Refused(Code.NOT_FOUND, "OpenBao has no such password policy") from None
     if not isinstance(password, str) or not password:
         raise Refused(Code.UPSTREAM_ERROR, "OpenBao's password policy gave no password")
     return password

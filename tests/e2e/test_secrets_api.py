@@ -123,6 +123,7 @@ def test_what_is_not_there_is_404(api: Api) -> None:
         ("GET", "/keys", {"uri": uri("api/never")}),
         ("GET", "/versions", {"uri": uri("api/never")}),
         ("GET", "/metadata/detail", {"uri": uri("api/never")}),
+        ("DELETE", "", {"uri": uri("api/never"), "destroy": "true"}),
         ("DELETE", "", {"uri": uri("api/never")}),
         ("DELETE", "", {"uri": uri("api/gone")}),
         ("DELETE", "", {"uri": uri("app/db#nokey")}),
@@ -131,6 +132,17 @@ def test_what_is_not_there_is_404(api: Api) -> None:
         answer = api(method, path, **query)
         assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND"), (method, path, query)
         assert answer.json()["error"] == "Not Found"
+    for path, body in (
+        ("/undelete", {"uri": uri("api/never"), "versions": [1]}),
+        ("/undelete", {"uri": uri("api/gone"), "versions": [1, 9]}),
+        ("/destroy-versions", {"uri": uri("api/never"), "versions": [1]}),
+        ("/destroy-versions", {"uri": uri("api/gone"), "versions": [9]}),
+        ("/metadata/owner", {"uri": uri("api/never"), "owner": "x"}),
+        ("/rotate", {"uri": uri("app/db#password"), "generate": {"policy": "never"}}),
+    ):
+        answer = api("POST", path, body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND"), (path, body)
+    assert api("GET", "/versions", uri=uri("api/gone")).json()["versions"][0]["destroyed"] is False
 
 
 def test_cas_by_body_and_by_if_match(api: Api) -> None:

@@ -97,13 +97,22 @@ class Kv2(_Kv):
         await work.ask(self._request("POST", "delete", uri, {"versions": [uri.version]}))
 
     async def delete_all(self, work: Work, uri: SecretUri) -> None:
+        await self.metadata(work, uri)  # OpenBao would say yes to what is not there
         await work.ask(self._request("DELETE", "metadata", uri))
 
     async def undelete(self, work: Work, uri: SecretUri, versions: list[int]) -> None:
+        await self._check_there(work, uri, versions)
         await work.ask(self._request("POST", "undelete", uri, {"versions": versions}))
 
     async def destroy(self, work: Work, uri: SecretUri, versions: list[int]) -> None:
+        await self._check_there(work, uri, versions)
         await work.ask(self._request("POST", "destroy", uri, {"versions": versions}))
+
+    async def _check_there(self, work: Work, uri: SecretUri, versions: list[int]) -> None:
+        """OpenBao passes over versions that are not there, and says yes. Raises `Refused`: NOT_FOUND."""
+        there = {each.version for each in (await self.metadata(work, uri)).versions}
+        if not there.issuperset(versions):
+            raise Refused(Code.NOT_FOUND, "the secret has no such version, or not any more")
 
     async def keys(self, work: Work, uri: SecretUri) -> list[str]:
         try:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sidecar.errors import Code, Refused
 from sidecar.surface.fields import MAX_ITEMS
-from sidecar.surface.json_body import read_object
+from sidecar.surface.json_body import read_object, write
 
 MAX_OPERATIONS: Final = 100
 """Operations in one bulk request."""
@@ -149,6 +149,9 @@ class Bulk(Body):
     continueOnError: bool = True  # noqa: N815 - the contract's name
 
 
+_TAGS: Final = frozenset({"union_tag_invalid", "union_tag_not_found"})
+_UNKNOWN_OP: Final = "`op` is set, delete, undelete, destroy or rotate"
+
 Model = TypeVar("Model", bound=Body)
 
 
@@ -156,11 +159,19 @@ def read(model: type[Model], body: bytes) -> Model:
     """The body as a model. Raises `Refused`: MALFORMED_REQUEST, naming the members that are wrong, never a value."""
     if not body:
         raise Refused(Code.MALFORMED_REQUEST, "this request needs a body, one JSON object")
+    members = read_object(body)
+    write(members)  # what could not be written to OpenBao is refused before anything is asked for
     try:
-        return model.model_validate(read_object(body))
+        return model.model_validate(members)
     except ValidationError as error:
         # An unknown member's name is the caller's text: it is said that there is one, not which.
-        said = sorted({f"{_where(item['loc'], item['type'])}: {item['msg']}" for item in error.errors()})
+        # Nor is what stands in place of an `op`.
+        said = sorted(
+            {
+                f"{_where(item['loc'], item['type'])}: {_UNKNOWN_OP if item['type'] in _TAGS else item['msg']}"
+                for item in error.errors()
+            }
+        )
         raise Refused(
             Code.MALFORMED_REQUEST, f"the body is not what this request takes: {'; '.join(said[:5])}"
         ) from None

@@ -34,6 +34,23 @@ def refusal(model: type[Body], raw: bytes | dict[str, Any]) -> str:
     return caught.value.message
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"uri": "openbao+kv2://secret/a", "value": {"k": "\ud800"}}',
+        rb'{"uri": "openbao+kv2://secret/a", "value": {"\udfff": 1}}',
+        rb'{"uri": "openbao+kv2://secret/\ud800", "value": {}}',
+    ],
+)
+def test_text_that_utf8_cannot_hold_is_refused_before_anything_is_asked_for(raw: bytes) -> None:
+    assert "surrogate" in refusal(bodies.Write, raw)
+
+
+@pytest.mark.parametrize("operation", [{"op": CANARY}, {"op": None}, {"uri": "x"}, {"op": [CANARY]}])
+def test_what_stands_in_place_of_an_op_is_not_told(operation: dict[str, Any]) -> None:
+    assert "`op` is" in refusal(bodies.Bulk, {"operations": [operation]})
+
+
 def test_every_body_of_the_table_is_tried_here() -> None:
     assert {row.body for row in ROWS} - {None} == set(GOOD)
 
