@@ -255,6 +255,13 @@ def test_policy_grant_and_record_are_those_of_any_secret(beside: Place) -> None:
         assert (foreign.status_code, foreign.json()["code"]) == (400, "TENANT_MOUNT_MISMATCH")
     no_token = requests.get(f"{process.url}/api/secrets", params={"uri": uri("app/db")}, timeout=30)
     assert (no_token.status_code, no_token.json()["code"]) == (401, "TOKEN_MISSING")
+    twice = [Api(process, "once")("GET", "", uri=uri("app/db#user")) for _ in range(2)]
+    twice += [beside.api("GET", "", uri=uri("listed/deep/b#k")) for _ in range(2)]
+    by_id = {each.get("correlation_id"): each for each in process.records()}
+    grants = [by_id[answer.headers["X-Correlation-ID"]]["grant"] for answer in twice]
+    assert [(grant["hit"], grant["uses_left"] == 0) for grant in grants[:2]] == [(False, True), (False, True)]
+    assert [grant["hit"] for grant in grants[2:]] == [False, True]
+    assert grants[3]["uses_left"] == grants[2]["uses_left"] - 1
     read = beside.api("GET", "", uri=uri("app/db#password"))
     (record,) = [each for each in process.records() if each.get("correlation_id") == read.headers["X-Correlation-ID"]]
     assert (record["event"], record["operation"], record["purpose"]) == ("SECRET_PERMIT", "yaml.read", "read")
