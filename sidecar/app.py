@@ -60,6 +60,7 @@ from sidecar.surface.json_body import read_object
 from sidecar.surface.operation import Operation
 from sidecar.upstream.client import UpstreamClient
 from sidecar.upstream.files import watch
+from sidecar.upstream.health import UpstreamHealth
 from sidecar.upstream.lease_tokens import LeaseTokens
 from sidecar.upstream.logins import Logins
 from sidecar.upstream.pool import exact_session
@@ -142,6 +143,7 @@ class Sidecar:
         self._authzen: AuthzenPdp | None = None
         self._feed: RevocationFeed | None = None
         self._shared: SharedReplays | None = None
+        self._health: UpstreamHealth | None = None
         self._watching: Watching | None = None
         self._parts: dict[str, Callable[[], Check]] = {}
         self.addresses: list[str] = []
@@ -202,6 +204,9 @@ class Sidecar:
         upstream = self._upstream = UpstreamClient(config.upstream, tokens or logins.requests)
         stack.push_async_callback(upstream.close)
         tls = config.upstream.tls
+        if config.upstream.address is not None:
+            self._health = UpstreamHealth(upstream)
+            self._background(self._health.run())
         files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
         self._background(watch(files, self._reload_upstream))
         for store in self._stores.values():
@@ -452,8 +457,9 @@ class Sidecar:
             return Check(status.healthy, status.message, "; ".join(filter(None, (status.warning, warning))))
 
         def upstream() -> Check:
-            ready, problem = self._logins.ready, self._logins.problem
-            return Check(ready, "" if ready else problem, problem if ready else "")
+            away = self._health.problem if self._health is not None else ""
+            ready, problem = self._logins.ready and not away, self._logins.problem
+            return Check(ready, "" if ready else "; ".join(filter(None, (away, problem))), problem if ready else "")
 
         def keys() -> Check:
             problems = "; ".join(f"{issuer}: {what}" for issuer, what in self._authenticator.problems.items())

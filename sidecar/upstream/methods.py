@@ -166,7 +166,7 @@ def look_up(client: Any, token: Credential) -> Session:
     endless = data["expire_time"] is None and ttl == 0
     periodic = bool(data.get("period")) and not data.get("explicit_max_ttl")
     accessor = _text(data.get("accessor") or "")
-    return Session(token, accessor, None if endless else ttl, data["renewable"] is True, periodic)
+    return Session(token, accessor, None if endless else ttl, data.get("renewable") is True, periodic)
 
 
 def renew(client: Any, session: Session) -> Session:
