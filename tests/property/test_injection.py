@@ -72,7 +72,7 @@ WISHES = st.fixed_dictionaries(
 
 
 @given(SPECS, WISHES, st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_a_pod_gets_its_sidecar_once_and_nothing_else_changes(spec: Tree, wishes: dict[str, str], native: bool) -> None:
     by = rules(native=native, image_pull_secrets=["regcred"])
     tree = pod(spec, **wishes)
@@ -86,7 +86,7 @@ def test_a_pod_gets_its_sidecar_once_and_nothing_else_changes(spec: Tree, wishes
 
 
 @given(st.dictionaries(st.sampled_from(ANNOTATIONS) | TEXTS, TEXTS | st.sampled_from(["true", "acme", "secret"])))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_annotations_of_any_kind_are_denied_in_words_or_narrow(found: dict[str, str]) -> None:
     tree = pod()
     tree["metadata"]["annotations"] |= {f"{PREFIX}{key}": text for key, text in found.items()}
@@ -132,7 +132,7 @@ def full() -> Tree:
 
 
 @given(PLACES, JSON, st.sampled_from(["CREATE", "CREATE", "UPDATE"]), st.booleans(), st.booleans())
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_a_pod_of_any_form_is_answered_and_no_fault_of_ours(
     place: str, value: Any, operation: str, unix: bool, native: bool
 ) -> None:
@@ -156,7 +156,7 @@ def test_a_review_of_any_form_is_refused_as_malformed(value: Any) -> None:
 
 
 @given(st.sampled_from(sorted(review(pod())["request"])), JSON)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_request_of_any_form_is_answered_or_refused(key: str, value: Any) -> None:
     tree = review(pod())
     tree["request"][key] = value
