@@ -45,7 +45,7 @@ class _Hearing(logging.Filter):
 
 
 _causes: ContextVar[list[BaseException] | None] = ContextVar("causes")
-logging.getLogger("aiokafka.client").addFilter(_Hearing())
+logging.getLogger("aiokafka").addFilter(_Hearing())  # the logger of aiokafka/client.py
 
 
 @contextmanager
@@ -58,8 +58,8 @@ def hearing_causes(into: list[BaseException]) -> Iterator[None]:
         _causes.reset(token)
 
 
-for _part in ("client", "cluster", "conn", "producer.sender", "consumer.fetcher", "consumer.consumer"):
-    logging.getLogger(f"aiokafka.{_part}").addFilter(_NotTooOften())
+for _part in ("", ".cluster", ".conn", ".producer.sender", ".consumer.fetcher", ".consumer.consumer"):
+    logging.getLogger(f"aiokafka{_part}").addFilter(_NotTooOften())
 
 
 def connection(config: Kafka) -> dict[str, Any]:

@@ -141,6 +141,7 @@ class KafkaShipper:
                 if outgoing is chunk.audit:
                     self._note_place(place, count)
                 outgoing.sent += count
+        self._note_cluster()  # it may have been replaced while this waited, and there may be no next chunk for long
         if self._problem:
             _log.info("kafka takes records again", seq=chunk.last.seq)
             self._problem = ""

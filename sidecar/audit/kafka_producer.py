@@ -20,11 +20,12 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.structs import RecordMetadata
+from aiokafka.structs import RecordMetadata, TopicPartition
 
 from sidecar.audit.messages import CHUNK_BYTES, Outgoing
 from sidecar.config import Kafka
 from sidecar.kafka_connection import connection, hearing_causes
+from sidecar.ops.metrics import AUDIT_KAFKA_ERRORS
 
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _RETRY_BACKOFF_MS: Final = 500
@@ -100,6 +101,8 @@ class Producer:
         self._credentials: object = None
         self._credentials_at = 0.0
         self._causes: list[BaseException] = []
+        self._sends_to: TopicPartition | None = None
+        self._leader: int | None = None
         self.cluster = ""
         """The id that the cluster gave; empty where none was told yet."""
 
@@ -135,6 +138,9 @@ class Producer:
         except UnknownTopicOrPartitionError as error:
             raise TopicMissingError(f"topic {outgoing.topic} is not there") from error
         partition = DefaultPartitioner()(self._key, partitions, partitions)
+        if self._sends_to != (outgoing.topic, partition):
+            self._sends_to = TopicPartition(outgoing.topic, partition)
+            self._leader = producer.client.cluster.leader_for_partition(self._sends_to)
         batch, count, size = producer.create_batch(), 0, 0
         for _, millis, value, headers in outgoing.messages[outgoing.sent :]:
             size += len(value)
@@ -184,6 +190,12 @@ class Producer:
             """aiokafka itself drops the cluster's id."""
             self.cluster = (getattr(metadata, "cluster_id", None) or "")[:_MAX_CLUSTER_ID]
             update(metadata)
+            leader = None if self._sends_to is None else cluster.leader_for_partition(self._sends_to)
+            if leader is not None and leader >= 0:
+                if self._leader not in (None, leader):
+                    _log.warning("the partition's leader has moved", broker=leader)
+                    AUDIT_KAFKA_ERRORS.labels("leader_moved").inc()
+                self._leader = leader
 
         cluster.update_metadata = learn
         return producer

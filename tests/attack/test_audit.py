@@ -24,6 +24,7 @@ import orjson
 import pytest
 import requests
 import structlog
+from aiokafka.structs import RecordMetadata
 
 from sidecar.audit import journal as journal_module
 from sidecar.audit import packing, position, writer
@@ -31,6 +32,8 @@ from sidecar.audit.chain import link
 from sidecar.audit.commands import cat
 from sidecar.audit.framing import frame, unframe
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
+from sidecar.audit.kafka_producer import Producer
+from sidecar.audit.messages import Outgoing
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
 from sidecar.audit.stamping import Stamper, Tip
@@ -53,6 +56,7 @@ from tests.audit.spools import (
     verified,
 )
 from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.chaos.network import Network
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
@@ -850,7 +854,7 @@ async def test_audit_04_a_forged_instance_does_not_drive_the_verifiers_terminal(
     assert "\x1b" not in said
 
 
-# -- 05: Kafka: wrong certificate, ACL (more in tests/audit/test_kafka.py) --------------------
+# -- 05: Kafka: certificate, ACL, topic gone, oversize, duplicate, reorder (more in tests/audit/test_kafka*.py) -----
 @pytest.mark.real
 async def test_audit_05_a_broker_with_a_certificate_of_another_ca_gets_nothing(
     topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
@@ -892,6 +896,131 @@ async def test_audit_05_without_an_acl_nothing_is_lost_and_it_is_said(topics: To
         async with shipping(journal, secured(topics, spool.parent, topics.broker.plain)) as shipper:
             await caught_up(journal, shipper)
     assert await topics.permits() == ["one"]
+
+
+@pytest.mark.real
+async def test_audit_05_a_record_larger_than_the_topic_takes_is_said_and_waits_and_nothing_overtakes_it(
+    topics: Topics, spool: Path
+) -> None:
+    await topics.create(**{"max.message.bytes": "5000"})
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit("before"), permit("large", subject="x" * 8_000), permit("after")])
+        await until(lambda: "record 3 is larger" in shipper.status().warning, "a warning")
+        assert await topics.permits() == ["before"]
+        await topics.broker.change_topic(topics.audit, **{"max.message.bytes": "100000"})
+        await caught_up(journal, shipper)
+    assert await topics.permits() == ["before", "large", "after"]
+
+
+@pytest.mark.real
+async def test_audit_05_what_was_acknowledged_but_not_yet_noted_is_sent_again_and_known_by_its_event_id(
+    topics: Topics, spool: Path
+) -> None:
+    """As after `kill -9`: the position on disk is older than what the broker has."""
+    await topics.create()
+    async with journal_in(spool) as journal:
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append(permit("0"))
+            await caught_up(journal, shipper)
+            await until(lambda: position.load(spool) is not None, "a position")
+        kept = (spool / position.NAME).read_bytes()
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append_many([permit(str(n)) for n in range(1, 20)])
+            await caught_up(journal, shipper)
+        (spool / position.NAME).write_bytes(kept)
+        async with shipping(journal, topics.config()) as shipper:
+            await journal.append(permit("20"))
+            await caught_up(journal, shipper)
+    found = [orjson.loads(value) for value in await topics.values()]
+    assert len(found) == 2 + 19 + 20
+    once = {record["event_id"]: record for record in found}
+    assert [record["seq"] for record in once.values()] == list(range(1, 23))
+
+
+@pytest.mark.real
+async def test_audit_05_a_topic_taken_away_is_said_and_what_is_here_is_sent_again_when_it_is_there(
+    topics: Topics, spool: Path
+) -> None:
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append(permit("one"))
+        await caught_up(journal, shipper)
+        await topics.broker.delete_topics(topics.audit, topics.mutations)
+        await journal.append(permit("two"))
+        await until(lambda: f"{topics.audit} is not there" in shipper.status().warning, "a warning")
+        await topics.create()
+        await caught_up(journal, shipper)
+    # That it was made anew is seen by the first offset it gives, so that one comes before all is sent again.
+    assert set(await topics.permits()) == {"one", "two"}
+    assert (await topics.permits())[-2:] == ["one", "two"]
+
+
+@pytest.mark.real
+async def test_audit_05_a_topic_whose_records_were_reordered_dropped_or_edited_does_not_verify(
+    topics: Topics, spool: Path, tmp_path: Path
+) -> None:
+    """What somebody with write access to Kafka may do; a repeated record is no break."""
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(str(n)) for n in range(5)])
+        await caught_up(journal, shipper)
+    sent = await topics.values()
+
+    def verdict(values: list[bytes]) -> int:
+        dump = tmp_path / "dump.jsonl"
+        dump.write_bytes(b"\n".join(values))
+        return verified(dump, allow_repeats=True)[0]
+
+    assert verdict(sent) == verdict([*sent, *sent[2:]]) == 0
+    assert verdict([*sent[:2], sent[3], sent[2], *sent[4:]]) == 1
+    assert verdict([*sent[:2], *sent[3:]]) == 1
+    assert verdict([*sent[:2], sent[2].replace(b"permit", b"deny"), *sent[3:]]) == 1
+
+
+@pytest.mark.real
+async def test_audit_05_a_broker_that_lies_about_offsets_loses_nothing_and_makes_nobody_send_without_a_pause(
+    topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says of each batch that it stands at the topic's beginning: all is sent again, with a pause each time."""
+    await topics.create()
+    honest, sent = Producer.send, 0
+
+    async def lying(self: Producer, outgoing: Outgoing) -> tuple[RecordMetadata, int]:
+        nonlocal sent
+        place, count = await honest(self, outgoing)
+        sent += 1
+        return place._replace(offset=0), count
+
+    monkeypatch.setattr(Producer, "send", lying)
+    async with journal_in(spool, segment_bytes=500) as journal, shipping(journal, topics.config()) as shipper:
+        for n in range(10):
+            await journal.append(permit(str(n)))
+            await asyncio.sleep(0.15)
+        await until(lambda: "replaced or lost" in shipper.status().warning, "a warning")
+        before = sent
+        await asyncio.sleep(1)
+        assert sent - before < 10, "it is made to send without a pause"
+    assert {*names(spool), *await topics.permits()} == {str(n) for n in range(10)}
+
+
+@pytest.mark.real
+async def test_audit_05_a_connection_cut_in_the_middle_of_a_batch_loses_and_disorders_nothing(
+    topics: Topics, spool: Path
+) -> None:
+    await topics.create()
+    config = topics.config(bootstrap_servers=topics.broker.proxied)
+    async with (
+        Network(topics.broker.proxied, topics.broker.behind_proxy) as network,
+        journal_in(spool) as journal,
+        shipping(journal, config) as shipper,
+    ):
+        for turn in range(8):
+            await journal.append_many([permit(f"{turn}-{n}", filler="x" * 2_000) for n in range(100)])
+            await asyncio.sleep(0.05)
+            network.cut()
+        await caught_up(journal, shipper)
+    wanted = [f"{turn}-{n}" for turn in range(8) for n in range(100)]
+    assert list(dict.fromkeys(await topics.permits())) == wanted
 
 
 # -- 06: secret material anywhere but in the answer --------------------

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from sidecar.audit import kafka as kafka_module
-from sidecar.audit import kafka_producer, position
+from sidecar.audit import kafka_producer
 from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.messages import SCHEMA, Messages
 from sidecar.audit.reader import read_all
@@ -165,30 +165,6 @@ async def test_a_new_shipper_goes_on_where_the_one_before_stopped(topics: Topics
     assert await topics.permits() == [f"{run}-{n}" for run in range(3) for n in range(20)]
 
 
-async def test_what_was_acknowledged_but_not_yet_noted_is_sent_again_and_known_by_its_event_id(
-    topics: Topics, spool: Path
-) -> None:
-    """As after `kill -9`: the position on disk is older than what the broker has."""
-    await topics.create()
-    async with journal_in(spool) as journal:
-        async with shipping(journal, topics.config()) as shipper:
-            await journal.append(permit("0"))
-            await caught_up(journal, shipper)
-            await until(lambda: position.load(spool) is not None, "a position")
-        kept = (spool / position.NAME).read_bytes()
-        async with shipping(journal, topics.config()) as shipper:
-            await journal.append_many([permit(str(n)) for n in range(1, 20)])
-            await caught_up(journal, shipper)
-        (spool / position.NAME).write_bytes(kept)
-        async with shipping(journal, topics.config()) as shipper:
-            await journal.append(permit("20"))
-            await caught_up(journal, shipper)
-    found = [orjson.loads(value) for value in await topics.values()]
-    assert len(found) == 2 + 19 + 20
-    once = {record["event_id"]: record for record in found}
-    assert [record["seq"] for record in once.values()] == list(range(1, 23))
-
-
 async def test_acknowledged_segments_are_dropped_and_both_the_rest_and_the_topic_verify(
     topics: Topics, spool: Path, tmp_path: Path
 ) -> None:
@@ -232,19 +208,6 @@ async def test_smaller_batches_are_sent_where_the_topic_takes_no_larger(topics: 
         await journal.append_many([permit(str(n)) for n in range(200)])
         await caught_up(journal, shipper)
     assert await topics.permits() == [str(n) for n in range(200)]
-
-
-async def test_a_record_larger_than_the_topic_takes_is_said_and_waits_and_nothing_overtakes_it(
-    topics: Topics, spool: Path
-) -> None:
-    await topics.create(**{"max.message.bytes": "5000"})
-    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
-        await journal.append_many([permit("before"), permit("large", subject="x" * 8_000), permit("after")])
-        await until(lambda: "record 3 is larger" in shipper.status().warning, "a warning")
-        assert await topics.permits() == ["before"]
-        await topics.broker.change_topic(topics.audit, **{"max.message.bytes": "100000"})
-        await caught_up(journal, shipper)
-    assert await topics.permits() == ["before", "large", "after"]
 
 
 async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics: Topics, spool: Path) -> None:

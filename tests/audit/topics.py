@@ -37,7 +37,7 @@ class Topics:
     def config(self, **changed: Any) -> Kafka:
         return Kafka(**({"bootstrap_servers": self.broker.plaintext, "topic_prefix": self.prefix} | changed))
 
-    async def create(self, **configs: str) -> None:
+    async def create(self, **configs: Any) -> None:
         await self.broker.create_topics(self.audit, self.mutations, **configs)
 
     async def values(self) -> list[bytes]:

@@ -31,6 +31,8 @@ from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
 
 VERSION: Final = "4.4.0"
+CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAQ"
+OTHER_CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAg"
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
@@ -97,8 +99,10 @@ def _fetch(folder: Path) -> None:
 class KafkaBroker:
     """One broker, its own controller. What it stored stays over `kill`, `stop` and `start`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, joins: KafkaBroker | None = None) -> None:
+        """`joins`: it becomes the second broker of that one's cluster, on a plain listener alone."""
         self.folder = folder
+        self._joins = joins
         self.log = folder / "kafka.log"
         self.certificates: Certificates = make_certificates(folder)
         self.foreign_ca = _foreign_ca(folder / "foreign")
@@ -117,8 +121,8 @@ class KafkaBroker:
         (folder / "server.properties").write_text(self._properties())
         scram = f'SCRAM-SHA-512=[name="{self.scram.name}",password="{self.scram.password}"]'
         weaker = f'SCRAM-SHA-256=[name="{self.scram_256.name}",password="{self.scram_256.password}"]'
-        users = ("--add-scram", scram, "--add-scram", weaker)
-        self._run_tool("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAQACAAAAAAAAAAQ", *users)
+        self._users = () if joins is not None else ("--add-scram", scram, "--add-scram", weaker)
+        self._format(CLUSTER)
 
     # -- its life ----------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -162,6 +166,21 @@ class KafkaBroker:
         assert self._process is not None, "it does not run"
         self._process.send_signal(signal.SIGCONT)
 
+    def replace(self, cluster: str) -> None:
+        """While it is stopped: another cluster, empty, takes its place at the same address."""
+        assert self._process is None, "it runs"
+        shutil.rmtree(self.folder / "data")
+        self._format(cluster)
+
+    def renew(self) -> None:
+        """While it is stopped: certificates of a new CA, and another password for the PLAIN user."""
+        assert self._process is None, "it runs"
+        folder = self.folder / secrets.token_hex(4)
+        folder.mkdir()
+        self.certificates = make_certificates(folder)
+        self.plain = User(self.plain.name, secrets.token_urlsafe(12), "PLAIN", may_write=True)
+        (self.folder / "server.properties").write_text(self._properties())
+
     def __enter__(self) -> KafkaBroker:
         self.start()
         return self
@@ -170,14 +189,17 @@ class KafkaBroker:
         self.stop()
 
     # -- asking it ---------------------------------------------------------------------------------------------------
-    async def create_topics(self, *names: str, **configs: str) -> None:
-        """Makes topics of two partitions, so that a key's order is worth something."""
+    async def create_topics(self, *names: str, replicas: Sequence[int] = (), **configs: Any) -> None:
+        """Makes topics of two partitions, so that a key's order is worth something. `replicas`: the brokers that have
+        them, the leader first."""
         from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
         admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
         await admin.start()
         try:
-            await admin.create_topics([NewTopic(name, 2, 1, topic_configs=configs) for name in names])
+            places = {number: list(replicas) for number in (0, 1)}
+            size = (-1, -1, places) if replicas else (2, 1, None)
+            await admin.create_topics([NewTopic(name, *size, configs) for name in names])
         finally:
             await admin.close()
 
@@ -247,7 +269,10 @@ class KafkaBroker:
             return b"Kafka Server started" in log.read() and all(map(_listens, self._listeners()))
 
     def _listeners(self) -> Sequence[str]:
-        return (self.plaintext, self.sasl_ssl, self.mtls)
+        return (self.plaintext,) if self._joins is not None else (self.plaintext, self.sasl_ssl, self.mtls)
+
+    def _format(self, cluster: str) -> None:
+        self._run_tool("kafka.tools.StorageTool", "format", "-t", cluster, *self._users)
 
     def _run_tool(self, *arguments: str) -> None:
         command = [*self._java, *arguments, "-c", str(self.folder / "server.properties")]
@@ -256,6 +281,19 @@ class KafkaBroker:
             pytest.fail(f"{arguments[0]} failed:\n{done.stdout}\n{done.stderr}")
 
     def _properties(self) -> str:
+        if self._joins is not None:
+            return f"""
+process.roles=broker
+node.id=2
+controller.quorum.voters=1@{self._joins._controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{self.plaintext}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={self.folder / "data"}
+log.cleaner.dedupe.buffer.size=2097152
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"""
         keystore = self.folder / "keystore.pem"
         made = self.certificates
         keystore.write_bytes(made.server.key.read_bytes() + made.server.cert.read_bytes() + made.ca.read_bytes())

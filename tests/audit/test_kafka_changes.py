@@ -1,0 +1,139 @@
+"""What changes under a running shipper: leaders, certificates, passwords, the cluster. Real brokers of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sidecar.audit import kafka as kafka_module
+from sidecar.audit import kafka_producer
+from sidecar.ops.metrics import REGISTRY
+from tests.audit.spools import journal_in, permit
+from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.real.kafka import OTHER_CLUSTER, KafkaBroker
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(kafka_producer, "_REQUEST_TIMEOUT_MS", 2_000)
+    monkeypatch.setattr(kafka_producer, "_RETRY_BACKOFF_MS", 100)
+    monkeypatch.setattr(kafka_producer, "_UNACKNOWLEDGED_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_producer, "_ABANDON_SECONDS", 3.0)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A broker that these tests may stop, and change."""
+    with KafkaBroker(tmp_path_factory.mktemp("first")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def errors(reason: str) -> float:
+    return REGISTRY.get_sample_value("sidecar_audit_kafka_errors_total", {"reason": reason}) or 0
+
+
+async def test_a_leader_that_moves_is_followed_and_a_replica_that_is_missing_is_waited_for(
+    first: KafkaBroker, spool: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two brokers. `acks=all` with `min.insync.replicas=2`: one of them alone acknowledges nothing."""
+    topics, moved = Topics(first, "leaders"), errors("leader_moved")
+    with KafkaBroker(tmp_path_factory.mktemp("second"), joins=first) as second:
+        await first.create_topics(topics.audit, topics.mutations, replicas=(2, 1))
+        async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+            await journal.append_many([permit(str(n)) for n in range(50)])
+            await caught_up(journal, shipper)
+            second.stop()
+            await journal.append_many([permit(str(n)) for n in range(50, 100)])
+            await caught_up(journal, shipper)
+            assert shipper.status().warning == ""
+            assert errors("leader_moved") > moved
+            await first.change_topic(topics.audit, **{"min.insync.replicas": "2"})
+            await journal.append(permit("100"))
+            await until(lambda: "no acknowledgement" in shipper.status().warning, "a warning")
+            assert shipper.status().backlog_records == 1
+            second.start()
+            await caught_up(journal, shipper)
+            assert shipper.status().warning == ""
+        assert list(dict.fromkeys(await topics.permits())) == [str(n) for n in range(101)]
+
+
+async def test_rotated_certificates_and_passwords_are_said_by_name_and_taken_from_their_files(
+    first: KafkaBroker, spool: Path, tmp_path: Path
+) -> None:
+    """The broker comes back under another CA, asks for a client certificate of it, and knows another password."""
+    topics = Topics(first, "rotated")
+    await topics.create()
+    old, files = first.certificates, tmp_path / "files"
+    files.mkdir()
+    ca, cert, key = (files / name for name in ("ca", "cert", "key"))
+
+    def provide() -> None:
+        made = first.certificates
+        for source, target in ((made.ca, ca), (made.client.cert, cert), (made.client.key, key)):
+            shutil.copy(source, target)
+
+    provide()
+    refused = errors("certificate")
+    mutual = topics.config(
+        bootstrap_servers=first.mtls, security_protocol="SSL", ca_file=ca, cert_file=cert, key_file=key
+    )
+    password = secured(topics, tmp_path, first.plain, ca_file=ca)
+    for run, config in enumerate((mutual, password)):
+        secured(topics, tmp_path, first.plain)
+        async with journal_in(spool) as journal, shipping(journal, config) as shipper:
+            await journal.append(permit(f"{run}-before"))
+            await caught_up(journal, shipper)
+            first.stop()
+            first.renew()
+            first.start()
+            assert first.certificates != old
+            await journal.append(permit(f"{run}-after"))
+            await until(lambda: "certificate is refused" in shipper.status().warning, "a warning")
+            provide()
+            if config is password:
+                await until(lambda: "does not take the password of bob" in shipper.status().warning, "a warning")
+                secured(topics, tmp_path, first.plain, ca_file=ca)
+            await caught_up(journal, shipper)
+            assert shipper.status().warning == ""
+    assert errors("certificate") > refused
+    assert list(dict.fromkeys(await topics.permits())) == ["0-before", "0-after", "1-before", "1-after"]
+
+
+async def test_another_cluster_at_the_same_address_is_known_by_its_id_and_gets_all_that_is_here(
+    first: KafkaBroker, spool: Path
+) -> None:
+    """Also where its topic holds more than the old one did, so that no offset falls back."""
+    topics, replaced = Topics(first, "replaced"), errors("topic_replaced")
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(str(n)) for n in range(3)])
+        await caught_up(journal, shipper)
+        first.stop()
+        first.replace(OTHER_CLUSTER)
+        await journal.append(permit("3"))
+        first.start()
+        async with journal_in(spool.with_name("other")) as other:
+            await topics.create()
+            await other.append_many([permit("other") for _ in range(50)])
+            for _ in range(2):  # both partitions hold more than the old cluster's
+                async with shipping(other, topics.config()) as filling:
+                    await caught_up(other, filling)
+        await until(lambda: "another Kafka cluster answers" in shipper.status().warning, "a warning")
+        await caught_up(journal, shipper)
+        assert errors("topic_replaced") == replaced + 1
+    found = [orjson.loads(value) for value in await topics.values()]
+    mine = [record["seq"] for record in found if record["instance"] == journal.instance]
+    assert list(dict.fromkeys(sorted(mine))) == [1, 2, 3, 4, 5]
