@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run demo test test-fast fuzz chaos soak bench doctor fmt lint docs clean lock
+.PHONY: install run demo test test-fast fuzz chaos soak bench doctor fmt lint docs manifests clean lock
 
 install: $(STAMP)
 
@@ -57,6 +57,9 @@ doctor:
 
 docs: install
 	@$(BIN)/python -m tools.docs
+
+manifests: install
+	@$(BIN)/python -m tests.deploy.manifests
 
 lock: install
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-header -q -o requirements.lock

@@ -1,6 +1,7 @@
-"""Prints what the sidecar itself needs out of requirements.lock, with its hashes: `runtime_lock.py [NAME…]`.
+"""Prints what the sidecar itself needs out of requirements.lock, with its hashes; `runtime_lock.py NAME…`: what these
+need instead.
 
-One lock serves all targets, so it also names what only the tests need. From the project's own dependencies (and the
+One lock serves all targets, so it also names what only the tests need. From the project's own dependencies (or the
 names given) this follows the `# via` notes that the lock's maker left, which say who asked for each package.
 Run in the folder of pyproject.toml and requirements.lock; only the standard library is needed.
 """
@@ -56,9 +57,9 @@ def needed(lock: str, roots: Iterable[str]) -> list[Entry]:
 def main() -> None:
     """Prints the lines to install."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    roots = [match[0] for text in project["dependencies"] if (match := NAME.match(text))]
+    roots = sys.argv[1:] or [match[0] for text in project["dependencies"] if (match := NAME.match(text))]
     lock = Path("requirements.lock").read_text(encoding="utf-8")
-    sys.stdout.writelines(f"{entry.text}\n" for entry in needed(lock, [*roots, *sys.argv[1:]]))
+    sys.stdout.writelines(f"{entry.text}\n" for entry in needed(lock, roots))
 
 
 if __name__ == "__main__":

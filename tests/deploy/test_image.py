@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import certifi
 import pytest
+import requests
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sidecar.dev.ports import LOOPBACK, free_port
 from tests.deploy.pod import config_file, environment, sidecar_container
 from tests.deploy.values import EXAMPLES
+from tests.real.debian_root import entered, fresh_root
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 IMAGE: Final = ROOT / "deploy" / "image"
@@ -62,7 +71,8 @@ def pod() -> list[dict[str, object]]:
 def test_the_last_stage_only_copies_what_the_first_has_made() -> None:
     build, image = stages()
     assert [step.text for step in image if step.instruction in ("COPY", "ADD", "RUN")] == [
-        "--from=build /out/packages /usr/local/lib/python3.11/dist-packages"
+        "--from=build /out/packages /usr/local/lib/python3.11/dist-packages",
+        "--from=build /out/sbom /usr/local/share/sbom",
     ]
     assert "ADD" not in {step.instruction for step in build}
     assert "distroless" in (IMAGE / "Dockerfile").read_text()  # no shell, no package manager
@@ -148,47 +158,185 @@ def test_a_package_without_a_hash_is_refused(tmp_path: Path) -> None:
     assert "aiohttp is not locked with its hash" in done.stderr
 
 
+def test_the_linter_of_dockerfiles_has_nothing_to_say() -> None:
+    command = [str(Path(sys.executable).with_name("hadolint")), "--config", str(IMAGE / ".hadolint.yaml"), "Dockerfile"]
+    done = subprocess.run(command, cwd=IMAGE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+# -- its steps, run ----------------------------------------------------------------------------------------------------
+class Building:
+    """The first stage's steps, in folders in place of its root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.build, self.out = folder / "build", folder / "out"
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Runs them in order."""
+        for step in steps:
+            if step.instruction == "COPY":
+                *sources, target = shlex.split(step.text)
+                for source in sources:
+                    self._copy(source, target)
+            if step.instruction == "RUN":
+                self._run(step.text)
+
+    def _copy(self, source: str, target: str) -> None:
+        into = self.build / target / Path(source).name if target == "./" else self.build / target
+        into.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, into, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, into)
+
+    def _run(self, text: str) -> None:
+        script = text.replace("/out", str(self.out))
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        ours = {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+        ours["SOURCE_DATE_EPOCH"] = "0"
+        command = ["sh", "-ec", script]
+        done = subprocess.run(
+            command, cwd=self.build, env=os.environ | ours, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file's digest and time."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), int(path.stat().st_mtime))
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def size_mib(folder: Path) -> float:
+    """What a folder's files take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Building:
+    """The first stage, run to its end; what follows the locked installs was run twice."""
+    building = Building(tmp_path_factory.mktemp("image"))
+    steps = stages()[0]
+    last_install = max(number for number, step in enumerate(steps) if "--require-hashes" in step.text)
+    building.run(steps[: last_install + 1])
+    installed = building.out.with_name("installed")
+    subprocess.run(["cp", "-a", str(building.out), str(installed)], check=True)
+    building.run(steps[last_install + 1 :])
+    building.out.rename(building.out.with_name("first"))
+    shutil.rmtree(building.build / "sidecar")
+    installed.rename(building.out)
+    building.run(steps[last_install + 1 :])
+    return building
+
+
 @pytest.mark.real
 @pytest.mark.timeout(600)
-def test_the_build_steps_give_a_sidecar_that_runs_with_nothing_else(tmp_path: Path) -> None:
-    build, out = tmp_path / "build", tmp_path / "out"
-    for step in stages()[0]:
-        if step.instruction == "COPY":
-            *sources, target = shlex.split(step.text)
-            for source in sources:
-                into = build / target / Path(source).name if target == "./" else build / target
-                into.parent.mkdir(parents=True, exist_ok=True)
-                if (ROOT / source).is_dir():
-                    shutil.copytree(ROOT / source, into, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy(ROOT / source, into)
-        if step.instruction == "RUN":
-            script = step.text.replace("/out", str(out))
-            path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-            quiet = {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
-            done = subprocess.run(
-                ["sh", "-ec", script], cwd=build, env=os.environ | quiet, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"{step.text}\n{done.stdout}{done.stderr}"
+def test_two_builds_give_the_same_files_with_the_same_times(built: Building) -> None:
+    first = built.out.with_name("first")
+    for folder in ("packages", "sbom"):
+        one, other = fingerprint(first / folder), fingerprint(built.out / folder)
+        assert one
+        assert {name for name in one | other if one.get(name) != other.get(name)} == set()
+        assert {time for _, time in one.values()} == {0}
 
-    packages = out / "packages"
-    assert sum(file.stat().st_size for file in packages.rglob("*") if file.is_file()) < 140 * 2**20
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_the_list_of_parts_names_what_is_in_the_image_and_nothing_else(built: Building) -> None:
+    (file,) = (built.out / "sbom").iterdir()
+    listed = json.loads(file.read_text())
+    assert listed["bomFormat"] == "CycloneDX"
+    assert listed["metadata"]["component"]["name"] == "openbao-sidecar"
+    named = {(canonicalize_name(part["name"]), part["version"]) for part in listed["components"]}
+    there = importlib.metadata.distributions(path=[str(built.out / "packages")])
+    found = {(canonicalize_name(one.name), one.version) for one in there} - {("openbao-sidecar", version())}
+    assert found == {(name, number) for name, number in named if not is_for_another_python(name, number)}
+    assert all(part["externalReferences"][0]["hashes"] for part in listed["components"])
+
+
+def version() -> str:
+    """The project's."""
+    return importlib.metadata.version("openbao-sidecar")
+
+
+def is_for_another_python(name: str, number: str) -> bool:
+    """Whether the lock has it for other interpreters or systems only."""
+    line = next(
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith(f"{name}=={number}")
+    )
+    marker = Requirement(line.removesuffix(" \\")).marker
+    return marker is not None and not marker.evaluate()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_the_image_is_small_has_no_shell_and_runs_as_process_1_of_a_user_who_may_write_nothing(
+    built: Building, tmp_path: Path
+) -> None:
+    """The last stage in a root of Debian's packages: size, programs, user, the pod's own arguments, SIGTERM."""
+    image = stages()[-1]
+    root = fresh_root(tmp_path / "root")
+    for step in image:
+        if step.instruction == "COPY":
+            _, source, target = step.text.split()
+            shutil.copytree(f"{built.out}{source.removeprefix('/out')}", root / target.lstrip("/"))
+    assert size_mib(root) < 200
+    assert {path.name for path in (root / "usr" / "bin").iterdir()} == {"python3", "python3.11"}
+    assert not [*(root / "bin").iterdir()]
+    packages = root / "usr" / "local" / "lib" / "python3.11" / "dist-packages"
     distributions = {canonicalize_name(one.name) for one in importlib.metadata.distributions(path=[str(packages)])}
     assert "openbao-sidecar" in distributions
     assert distributions.isdisjoint(DEVELOPMENT)
 
-    # A Python of its own, whose only packages these are.
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "image")], check=True)
-    (site,) = (tmp_path / "image" / "lib").glob("python3*/site-packages")
-    site.rmdir()
-    packages.rename(site)
-    interpreter = str(tmp_path / "image" / "bin" / "python3")
-    before = {file: file.stat().st_mtime_ns for file in site.rglob("*")}
-    entrypoint = [interpreter, *json.loads(text_of(stages()[-1], "ENTRYPOINT"))[1:]]
+    config = config_file(pod(), root)
+    config.write_text(config.read_text().replace(str(root), ""))
+    before = fingerprint(root / "usr")
+    (root / "etc" / "sidecar" / "trust" / "openbao.crt").write_text(Path(certifi.where()).read_text())
+    spool = root / "var" / "lib" / "sidecar"
+    spool.chmod(0o777)  # as an emptyDir is
+    port, operations = free_port(), free_port()
+    addresses = {
+        "SIDECAR__LISTEN__ADDRESS": f"{LOOPBACK}:{port}",
+        "SIDECAR__OPS__ADDRESS": f"{LOOPBACK}:{operations}",
+        "SIDECAR__UPSTREAM__ADDRESS": f"https://{LOOPBACK}:{free_port()}",
+    }
+    command = [*entered(root, text_of(image, "USER")), *json.loads(text_of(image, "ENTRYPOINT"))]
+    arguments = json.loads(text_of(image, "CMD"))
+    variables = environment(pod()) | addresses
+    checked = subprocess.run(
+        [*command, "check", *arguments[1:]], env=variables, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
-    config = config_file(pod(), tmp_path / "pod")
-    for command in ([*entrypoint, "check", "--config", str(config)], [interpreter, "-I", "-c", "import sidecar.app"]):
-        done = subprocess.run(command, env=environment(pod()), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    # Nothing was compiled or written on the way: the root file system may be read-only.
-    assert {file: file.stat().st_mtime_ns for file in site.rglob("*")} == before
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen([*command, *arguments], env=variables, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://{LOOPBACK}:{operations}/healthz", running)
+            send(running, signal.SIGTERM)
+            assert running.wait(30) == 0, (tmp_path / "log").read_text()
+        finally:
+            send(running, signal.SIGKILL)
+            running.wait()
+    assert fingerprint(root / "usr") == before  # nothing was compiled or written: the root may be read-only
+    assert [*spool.rglob("*")]
+
+
+def send(running: subprocess.Popen[bytes], what: signal.Signals) -> None:
+    """Sends it to the process inside, which is number 1 of its own numbers; nothing where that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split():
+            os.kill(int(child), what)
+
+
+def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
+    """Until it answers."""
+    deadline = time.monotonic() + 30
+    while running.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(url, timeout=5).status_code == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"{url} does not answer")
