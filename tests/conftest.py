@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
+import structlog
 from hypothesis import settings
+
+
+def _configured(configure: Callable[..., None], **options: Any) -> None:
+    configure(**options | {"cache_logger_on_first_use": False})
+
 
 pytest_plugins = [
     "tests.real.helm",
@@ -15,6 +25,9 @@ pytest_plugins = [
     "tests.real.replay_server",
     "tests.real.sidecar",
 ]
+
+# A logger that one test's settings are kept in would not hear of the next test's.
+structlog.configure = partial(_configured, structlog.configure)
 
 # How long an example takes is the machine's matter, not the code's.
 settings.register_profile("unhurried", deadline=None)

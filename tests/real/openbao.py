@@ -334,10 +334,11 @@ def _seed(server: OpenBao) -> None:
     for path, values in SEEDS.items():
         try:
             found = server.root().secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)
-            right = found["data"]["data"] == values
+            right = found["data"]["data"] == values and found["data"]["metadata"]["version"] == 1
         except InvalidPath:
             right = False
-        if not right:
+        if not right:  # anew, so that there is a version 1 however many came before
+            server.root().secrets.kv.v2.delete_metadata_and_all_versions(path)
             server.put(path, values)
 
 

@@ -77,7 +77,7 @@ def person(process: SidecarProcess) -> Person:
 
 
 def uri(path: str) -> str:
-    return f"openbao+kv2://secret/cli/{path}"
+    return f"openbao+kv2://secret/terminal/{path}"
 
 
 def test_written_read_and_looked_at(person: Person) -> None:
@@ -182,14 +182,14 @@ def test_copied_moved_listed_and_found(person: Person) -> None:
     assert person.run("ls", uri("many/"), "--limit", "2") == f"{uri('many/a')}\n{uri('many/b')}\n"
     assert person.run("search", "MANY/B", "--prefix", uri("")) == f"{uri('many/b')}\n"
     assert person.json("ls", uri("nothing/")) == {"items": [], "next": None}
-    assert person.json("cp", uri("many/a"), "yaml://secret/cli/a")["toUri"] == "yaml://secret/cli/a"
-    person.run("cp", uri("many/a"), "yaml://secret/cli/a", status=Exit.CONFLICT)
-    person.run("cp", uri("many/a"), "yaml://secret/cli/a", "--overwrite")
-    person.run("mv", "yaml://secret/cli/a#k", uri("many/b#from"))
+    assert person.json("cp", uri("many/a"), "yaml://secret/terminal/a")["toUri"] == "yaml://secret/terminal/a"
+    person.run("cp", uri("many/a"), "yaml://secret/terminal/a", status=Exit.CONFLICT)
+    person.run("cp", uri("many/a"), "yaml://secret/terminal/a", "--overwrite")
+    person.run("mv", "yaml://secret/terminal/a#k", uri("many/b#from"))
     assert person.json("get", uri("many/b"))["value"] == {"k": "b", "from": "a"}
     person.run("versions", "yaml://secret/app/db", status=Exit.UNSUPPORTED)
-    person.run("put", "yaml://secret/cli/n#k", "--as-json", given="1.10")
-    assert person.run("get", "yaml://secret/cli/n#k") == "1.10\n"
+    person.run("put", "yaml://secret/terminal/n#k", "--as-json", given="1.10")
+    assert person.run("get", "yaml://secret/terminal/n#k") == "1.10\n"
 
 
 def test_each_kind_of_refusal_has_its_status(person: Person, process: SidecarProcess) -> None:
