@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import resource
-import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import structlog
-import uvloop
 from aiohttp import web
 
 from sidecar.audit.checkpoint import Checkpoints
-from sidecar.audit.journal import Journal, JournalError
+from sidecar.audit.journal import Journal
 from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
@@ -38,16 +34,15 @@ from sidecar.door.server import Door
 from sidecar.door.tls import ListenerTls
 from sidecar.enforcement import Enforcement
 from sidecar.errors import Refused
-from sidecar.footprint import settle
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.ledger import Ledger
 from sidecar.mount_source import MountSource, vault_api
 from sidecar.ops import metrics, tracing
 from sidecar.ops.debug import add_debug
-from sidecar.ops.health import Check, operations_app
-from sidecar.ops.logs import configure as configure_logs
+from sidecar.ops.health import operations_app
 from sidecar.ops.logs import register_secret
 from sidecar.ops.revalidate import add_revalidate
+from sidecar.readiness import Readiness
 from sidecar.resource_attributes import ResourceAttributes
 from sidecar.revocations import Revocations
 from sidecar.secrets.api import SecretsApi
@@ -72,57 +67,8 @@ if TYPE_CHECKING:  # whoever has no Kafka does not load its client: 6 MiB, a ten
 
 _log = structlog.get_logger(__name__)
 
-_PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
-
 DRAIN_SECONDS: Final = 25.0
 """Below Kubernetes' default grace period of 30 s, so that the audit is flushed before the kill."""
-
-
-def run(config: Config) -> int:
-    """Runs the proxy until SIGTERM or SIGINT. Returns the exit status."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    configure_logs(config.ops.log_level, config.ops.log_format)
-    _harden()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config))
-
-
-def _harden() -> None:
-    """No core files: a crash dump would hold secrets. The limit alone does not keep the kernel from piping one to a
-    handler (core(5)); not being dumpable does, and keeps processes of the same user from reading memory and
-    environment. As many descriptors as we may have: `max_connections` callers and their connections to OpenBao do not
-    fit into the usual soft limit of 1,024."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "the process cannot be made undumpable")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-async def _serve(config: Config) -> int:
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            sidecar = await stack.enter_async_context(Sidecar(config))
-        except (PolicyError, JournalError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            _log.error("cannot start", reason=str(error))
-            return 1
-        # From here on an exception is a fault of ours, whose words are not told.
-        settle()
-        while not stop.is_set():
-            waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in waiters:
-                waiter.cancel()
-            if reload.is_set():
-                reload.clear()
-                await sidecar.reload()
-        _log.info("draining", seconds=DRAIN_SECONDS)
-    return 0
 
 
 class Sidecar:
@@ -145,7 +91,6 @@ class Sidecar:
         self._shared: SharedReplays | None = None
         self._health: UpstreamHealth | None = None
         self._watching: Watching | None = None
-        self._parts: dict[str, Callable[[], Check]] = {}
         self.addresses: list[str] = []
         self.ops_address = ""
 
@@ -280,14 +225,15 @@ class Sidecar:
             watching=self._watching,
             policy_version=self._policy_version,
         )
+        if config.listen.tls.cert_file is not None:
+            self._tls = ListenerTls(config.listen.tls)
+            self._background(self._tls.watch())
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
         door = Door(enforcement, config.limits)
         stack.push_async_callback(self._drain, door)
-        if config.listen.tls.cert_file is None:
+        if self._tls is None:
             await door.listen(config.listen.address)
         else:
-            self._tls = ListenerTls(config.listen.tls)
-            self._background(self._tls.watch())
             await door.listen(config.listen.address, self._tls.context, self._tls)
         self.addresses = list(door.addresses)
         authenticator.listens_on(self.addresses)
@@ -435,10 +381,33 @@ class Sidecar:
         self._stack.push_async_callback(stop)
 
     # -- operations --------------------------------------------------------------------------------------------------
+    def _readiness(self) -> Readiness:
+        return Readiness(
+            is_serving=lambda: self._is_serving,
+            journal=self._journal,
+            logins=self._logins,
+            authenticator=self._authenticator,
+            mounts=self._mounts,
+            decider=self._decider,
+            leases=self._leases,
+            attributes=self._attributes,
+            stores=self._stores,
+            has_openbao=self._config.upstream.address is not None,
+            lease_tokens=self._lease_tokens,
+            health=self._health,
+            tls=self._tls,
+            shipper=self._shipper,
+            cedar=self._cedar,
+            candidate=self._candidate,
+            recorder=self._recorder,
+            shared=self._shared,
+            feed=self._feed,
+        )
+
     async def _start_ops(self) -> None:
         host, port = split_address(self._config.ops.address)
-        self._parts = self._checks()
-        app = operations_app(self._parts, metrics.REGISTRY, self._refresh_gauges)
+        readiness = self._readiness()
+        app = operations_app(readiness.checks, metrics.REGISTRY, readiness.refresh_gauges)
         if self._config.ops.debug:
             add_debug(app, lambda limit: live_grants(self._decider.standing.snapshot(limit), self._refs))
         add_revalidate(app, self._revalidate, self._config.ops.token_file)
@@ -450,85 +419,11 @@ class Sidecar:
         await site.start()
         self.ops_address = self._config.ops.address
 
-    def _checks(self) -> dict[str, Callable[[], Check]]:
-        def audit() -> Check:
-            status = self._journal.status()
-            warning = self._shipper.status().warning if self._shipper else ""
-            return Check(status.healthy, status.message, "; ".join(filter(None, (status.warning, warning))))
-
-        def upstream() -> Check:
-            away = self._health.problem if self._health is not None else ""
-            ready, problem = self._logins.ready and not away, self._logins.problem
-            return Check(ready, "" if ready else "; ".join(filter(None, (away, problem))), problem if ready else "")
-
-        def keys() -> Check:
-            problems = "; ".join(f"{issuer}: {what}" for issuer, what in self._authenticator.problems.items())
-            ready = self._authenticator.ready
-            return Check(ready, "" if ready else problems or "no keys", problems if ready else "")
-
-        def mounts() -> Check:
-            known, problem = len(self._mounts.table) > 0, self._mounts.problem
-            return Check(known, "" if known else problem, problem if known else "")
-
-        def pdp() -> Check:
-            # Live grants go on without it: a pod whose PDP is away is still worth its traffic.
-            # So is one whose newest policies were refused: the set in force stays.
-            warnings = ["" if self._decider.available else "the PDP does not answer"]
-            if self._cedar is not None:
-                warnings.append(self._cedar.problem)
-            warnings.append(self._candidate.warning if self._candidate is not None else "")
-            warnings.append(self._recorder.problem if self._recorder is not None else "")
-            return Check(True, warning="; ".join(filter(None, warnings)))
-
-        def leases() -> Check:
-            problem = self._lease_tokens.problem if self._lease_tokens else ""
-            return Check(True, warning="; ".join(filter(None, (self._leases.warning, problem))))
-
-        def listener() -> Check:
-            warning = self._tls.problem if self._tls is not None else ""
-            return Check(self._is_serving, "" if self._is_serving else "not serving yet, or draining", warning)
-
-        checks: dict[str, Callable[[], Check]] = {
-            "listener": listener,
-            "audit": audit,
-            "keys": keys,
-            "leases": leases,
-            "pdp": pdp,
-        }
-        if self._config.upstream.address is not None:
-            checks |= {"upstream": upstream, "mounts": mounts}
-        for scheme, store in self._stores.items():
-            checks[f"provider {scheme}"] = partial(_provider_check, store)
-        if self._shared is not None:
-            shared = self._shared
-            checks["replay store"] = lambda: Check(not shared.problem, shared.problem)
-        if self._feed is not None:
-            feed = self._feed
-            checks["revocations"] = lambda: Check(True, warning=feed.warning)
-        return checks
-
-    def _refresh_gauges(self) -> None:
-        for name, look in self._parts.items():
-            found = look()
-            metrics.PART_READY.labels(name).set(found.ready)
-            metrics.PART_WARNING.labels(name).set(bool(found.warning))
-        metrics.POLICIES_REFUSED.set(bool(self._cedar and self._cedar.problem))
-        metrics.MOUNTS_AGE_SECONDS.set(self._mounts.age)
-        metrics.CACHE_ENTRIES.labels("leases").set(len(self._leases))
-        metrics.CACHE_ENTRIES.labels("attributes").set(len(self._attributes))
-        for part in (self._authenticator, self._decider.standing, self._logins):
-            for cache, size in part.cache_sizes().items():
-                metrics.CACHE_ENTRIES.labels(cache).set(size)
-
 
 def _checkpoints(config: Checkpoint, clock: Clock) -> Checkpoints | None:
     if config.key_file is None:
         return None
     return Checkpoints(config.key_file, config.every_records, config.every_seconds, clock)
-
-
-def _provider_check(store: Provider) -> Check:
-    return Check(not store.problem, store.problem)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -99,7 +99,7 @@ def _print_json(value: Any, *, compact: bool = False) -> None:
 @app.command()
 def serve(config: ConfigFile) -> None:
     """Run the proxy. SIGTERM drains and stops it, SIGHUP reloads policies, keys and certificates."""
-    from sidecar.app import run
+    from sidecar.process import run
 
     raise typer.Exit(run(_load(config)))
 

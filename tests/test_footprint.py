@@ -31,7 +31,7 @@ try:
     sidecar.cli.main()
 except SystemExit:
     pass
-import sidecar.app
+import sidecar.process
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
     loaded = set(told_by(script))

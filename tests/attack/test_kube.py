@@ -345,7 +345,7 @@ for name in ("root", "cwd", "fd/1"):
 
 def seen_by_its_own_user(then: str) -> set[str]:
     """What another process of its user sees of one that does `then`."""
-    program = f"{then and 'from sidecar.app import _harden'}\n{_BECOME}\n{then}\nprint(flush=True)\ninput()"
+    program = f"{then and 'from sidecar.process import harden'}\n{_BECOME}\n{then}\nprint(flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as looked_at:
         assert looked_at.stdout is not None
         assert looked_at.stdout.readline() == b"\n"
@@ -359,7 +359,7 @@ def test_kube_04_in_proc_not_even_a_process_of_the_same_user_looks_into_the_side
     """Whoever gets the sidecar's user could still kill it, and look while the next one starts: where processes are in
     common, the injector lets in nobody who could get it (tests/injector/test_admit.py)."""
     assert {"environ", "maps", "root"} <= seen_by_its_own_user("")  # what is looked for can be seen
-    assert seen_by_its_own_user("_harden()") == set()
+    assert seen_by_its_own_user("harden()") == set()
 
 
 # -- 05: straight to OpenBao -----------------------------------------------------------------------------------------
