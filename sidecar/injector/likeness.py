@@ -3,18 +3,24 @@ be forged. Only what is known to be harmless may be more than was put there. Pur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sidecar.injector.config import Tolerated
 from sidecar.injector.names import VOLUME_PREFIX
 from sidecar.injector.quantity import parse_quantity
 
-_ADDED_BY_DEFAULT: Final = frozenset({"terminationMessagePath", "terminationMessagePolicy", "resizePolicy"})
-"""What the API server adds to a container, and what cannot do any harm."""
+_ADDED_BY_DEFAULT: Final[Mapping[str, Callable[[object], bool]]] = {
+    # The kubelet mounts an empty file there: at another path it would hide one of the sidecar's, such as a policy.
+    "terminationMessagePath": lambda value: value == "/dev/termination-log",
+    "terminationMessagePolicy": lambda _value: True,
+    "resizePolicy": lambda _value: True,
+}
+"""What the API server adds to a container, and which values of it do no harm."""
 _SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _API_ACCESS: Final = "kube-api-access-"
 _QUANTITIES: Final = frozenset({"sizeLimit"})
+_PLAIN_MOUNT: Final = frozenset({"name", "mountPath", "readOnly"})
 
 
 def container_differences(
@@ -24,7 +30,9 @@ def container_differences(
     tolerated: Tolerated,
 ) -> list[str]:
     """The fields in which a container is not the wanted one; none where it is."""
-    differing = [key for key in found if key not in wanted and key not in _ADDED_BY_DEFAULT]
+    differing = [
+        key for key, value in found.items() if key not in wanted and not _ADDED_BY_DEFAULT.get(key, _never)(value)
+    ]
     for key, value in wanted.items():
         there = found.get(key)
         if key == "env":
@@ -38,6 +46,10 @@ def container_differences(
         if not _same(value, there):
             differing.append(key)
     return sorted(differing)
+
+
+def _never(_value: object) -> bool:
+    return False
 
 
 def same_volume(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
@@ -82,7 +94,7 @@ def _gives(wanted: Mapping[str, Mapping[str, str]], found: object) -> bool:
 
 def _is_harmless_mount(mount: Mapping[str, Any], volumes: Sequence[Mapping[str, Any]], tolerated: Tolerated) -> bool:
     name, path = str(mount.get("name")), mount.get("mountPath")
-    if name.startswith(VOLUME_PREFIX) or mount.get("readOnly") is not True or "subPath" in mount:
+    if name.startswith(VOLUME_PREFIX) or mount.get("readOnly") is not True or not mount.keys() <= _PLAIN_MOUNT:
         return False
     if path in tolerated.mount_paths:
         return True
@@ -91,7 +103,8 @@ def _is_harmless_mount(mount: Mapping[str, Any], volumes: Sequence[Mapping[str, 
 
 def _is_api_access(volume: Mapping[str, Any]) -> bool:
     """The volume that Kubernetes itself gives to every container (ServiceAccount admission): the account's default
-    token, the cluster's certificate, the namespace's name."""
+    token, the cluster's certificate, the namespace's name, each in its place. Another content there could pass for
+    them: a file of the pod's annotations for the cluster's certificate."""
     projected = volume.get("projected")
     if not volume["name"].startswith(_API_ACCESS) or not isinstance(projected, dict):
         return False
@@ -106,10 +119,22 @@ def _is_api_source(source: object) -> bool:
     if not isinstance(described, dict):
         return False
     if kind == "serviceAccountToken":
-        return not str(described.get("audience") or "")
+        return not described.get("audience") and described.get("path") == "token"
+    items = described.get("items")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return False
     if kind == "configMap":
-        return bool(described.get("name") == "kube-root-ca.crt")
-    return str(kind) == "downwardAPI"
+        return described.get("name") == "kube-root-ca.crt" and all(
+            (item.get("key"), item.get("path")) == ("ca.crt", "ca.crt") for item in items
+        )
+    return kind == "downwardAPI" and all(
+        item.get("path") == "namespace" and _field(item) == "metadata.namespace" for item in items
+    )
+
+
+def _field(item: Mapping[str, Any]) -> object:
+    reference = item.get("fieldRef")
+    return reference.get("fieldPath") if isinstance(reference, dict) else None
 
 
 def token_audiences(volume: Mapping[str, Any]) -> Iterator[str]:

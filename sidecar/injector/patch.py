@@ -91,6 +91,9 @@ def _present(pod: Pod, *, native: bool) -> Container | None:
 
 
 def _must_be_ours(there: Container, parts: Parts, pod: Pod, sidecar: Sidecar) -> None:
+    if all(container is there for container in pod.containers):
+        # Who enters a pod without naming a container is led into its only one.
+        raise Denied(f"spec.containers: has none but {CONTAINER!r}")
     differing = container_differences(parts.container, there.tree, pod.volumes, sidecar.tolerated)
     if differing:
         fields = ", ".join(differing)

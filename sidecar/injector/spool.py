@@ -37,7 +37,7 @@ def refuse_spool(container: Container, pod: Pod) -> None:
 
 def refuse_claim(container: Container, pod: Pod, claim: str, what: str) -> None:
     """Raises Denied where a container uses a claim, under whatever volume's name."""
-    theirs = {volume["name"] for volume in pod.volumes if _claim(volume) == claim}
+    theirs = {volume["name"] for volume in pod.volumes if claim in (_claim(volume), _made_for(pod, volume))}
     uses = {str(one.get("name")) for one in (*container.mounts, *container.devices)}
     if theirs & uses:
         raise Denied(f"{what}: container {container.name!r} has the claim {claim!r}, which is the spool's alone")
@@ -46,3 +46,9 @@ def refuse_claim(container: Container, pod: Pod, claim: str, what: str) -> None:
 def _claim(volume: Mapping[str, Any]) -> str:
     claim = volume.get("persistentVolumeClaim")
     return str(claim.get("claimName", "")) if isinstance(claim, dict) else ""
+
+
+def _made_for(pod: Pod, volume: Mapping[str, Any]) -> str:
+    """The claim that Kubernetes makes for a pod's ephemeral volume: by the names of both. A pod whose name is to be
+    generated has none yet when it is mutated, and has it when it is validated."""
+    return f"{pod.name}-{volume['name']}" if isinstance(volume.get("ephemeral"), dict) else ""

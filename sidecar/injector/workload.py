@@ -50,8 +50,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod's metadata and spec."""
+    """A pod's metadata and spec. `name` is empty where it is yet to be generated."""
 
+    name: str
     annotations: Mapping[str, str]
     labels: Mapping[str, str]
     spec: Mapping[str, Any]
@@ -96,7 +97,11 @@ def parse_pod(tree: Any) -> Pod:
     for volume in volumes:
         if not isinstance(volume.get("name"), str):
             raise Malformed("/spec/volumes: one has no name")
+    name = metadata.get("name") or ""
+    if not isinstance(name, str):
+        raise Malformed("/metadata/name: is not a text")
     pod = Pod(
+        name,
         _texts(metadata, "annotations"),
         _texts(metadata, "labels"),
         spec,

@@ -264,6 +264,39 @@ def test_kube_03_asked_again_it_changes_nothing_and_believes_no_annotation(clust
     forged = copy.deepcopy(once)
     forged["spec"]["initContainers"][0]["env"].append({"name": "LD_PRELOAD", "value": "/x.so"})
     assert "env" in refusal(posted(cluster, forged))
+    hidden = copy.deepcopy(once)
+    hidden["spec"]["initContainers"][0]["terminationMessagePath"] = "/etc/sidecar/policies/forbid.cedar"
+    assert "terminationMessagePath" in refusal(posted(cluster, hidden))
+
+
+def test_kube_03_no_file_of_the_authors_passes_for_the_clusters_certificate(cluster: Cluster) -> None:
+    """Put into a volume that looks like Kubernetes' own, from an annotation, and mounted where everybody looks."""
+    made = posted(cluster, pod())
+    annotations = made["metadata"]["annotations"] | {"authority": "-----BEGIN CERTIFICATE-----"}
+    forged = {"metadata": {"name": "app", "annotations": annotations}, "spec": made["spec"]}
+    path = "/var/run/secrets/kubernetes.io/serviceaccount"
+    mount = {"name": "kube-api-access-x", "mountPath": path, "readOnly": True}
+    item = {"path": "ca.crt", "fieldRef": {"fieldPath": "metadata.annotations['authority']"}}
+    volume = {"name": "kube-api-access-x", "projected": {"sources": [{"downwardAPI": {"items": [item]}}]}}
+    sidecar = forged["spec"]["initContainers"][0]
+    sidecar["volumeMounts"] = [one for one in sidecar["volumeMounts"] if one["mountPath"] != path] + [mount]
+    forged["spec"]["volumes"].append(volume)
+    assert "volumeMounts" in refusal(posted(cluster, forged))
+
+
+def test_kube_04_no_application_has_the_spools_claim_by_an_ephemeral_volume(cluster: Cluster) -> None:
+    """Its claim is named by pod and volume."""
+    template = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
+    mine = {"name": "mine", "mountPath": "/mine"}
+    tree = pod(
+        {
+            "containers": [{"name": "app", "image": "a", "volumeMounts": [mine]}],
+            "volumes": [{"name": "mine", "ephemeral": {"volumeClaimTemplate": template}}],
+        },
+        spool_volume="web-0-mine",
+    )
+    tree["metadata"]["name"] = "web-0"
+    assert "web-0-mine" in refusal(posted(cluster, tree))
 
 
 # -- 04: the sidecar's token and keys --------------------------------------------------------------------------------

@@ -217,6 +217,17 @@ def test_a_claim_that_the_application_has_is_not_the_spools(named: str) -> None:
     assert "spool-volume" in why_not(there, phase="validate")
 
 
+def test_a_claim_that_is_made_for_the_application_is_not_the_spools_either() -> None:
+    """Of an ephemeral volume it has the names of pod and volume."""
+    made = with_mounts({"name": "mine", "mountPath": "/mine"})
+    made["volumes"] = [{"name": "mine", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]
+    assert "spool-volume" in why_not(pod(made, spool_volume="app-mine"))
+    assert sidecar_of(injected(pod(made, spool_volume="app-yours")))
+    there = injected(pod(made, spool_volume="app-2-mine"))  # its name was not known yet
+    there["metadata"]["name"] = "app-2"
+    assert "spool-volume" in why_not(there, phase="validate")
+
+
 def test_who_would_ask_a_proxy_for_loopback_is_told() -> None:
     proxy: Tree = {"name": "HTTP_PROXY", "value": "http://proxy:3128"}
     assert "NO_PROXY" in answered(pod(with_env(proxy)))["warnings"][0]
@@ -310,11 +321,36 @@ def test_what_kubernetes_itself_adds_makes_it_no_other() -> None:
     sidecar["resources"]["limits"]["cpu"] = "1"  # a LimitRange
     account = {"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
     sidecar["volumeMounts"].append(account | {"readOnly": True})
-    sources = [{"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}]
+    field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
+    sources = [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}},
+    ]
     once["spec"]["volumes"].append({"name": "kube-api-access-x", "projected": {"sources": sources}})
     assert "patch" not in answered(once)
+    forged = "metadata.annotations['authority']"
+    for source in (
+        {"downwardAPI": {"items": [{"path": "ca.crt", "fieldRef": field | {"fieldPath": forged}}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field | {"fieldPath": forged}}]}},
+        {"downwardAPI": {"items": [{"path": "ca.crt", "fieldRef": field}]}},
+        {"serviceAccountToken": {"path": "ca.crt"}},
+        {"configMap": {"name": "kube-root-ca.crt"}},
+        {"configMap": {"name": "of-my-own", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"secret": {"name": "of-my-own"}},
+    ):
+        once["spec"]["volumes"][-1]["projected"]["sources"] = [*sources, source]
+        assert "volumeMounts" in why_not(once), source
     once["spec"]["volumes"][-1] = {"name": "kube-api-access-x", "emptyDir": {}}
     assert "volumeMounts" in why_not(once)
+
+
+def test_nobody_is_led_into_the_sidecar_because_it_is_the_only_container() -> None:
+    """`kubectl exec` without a container's name, on a cluster without native sidecars."""
+    by = rules(native=False)
+    alone = injected(pod(), by)
+    del alone["spec"]["containers"][0]
+    assert "spec.containers" in why_not(alone, by)
 
 
 def test_what_other_webhooks_may_add_is_named_in_the_configuration() -> None:
@@ -347,6 +383,11 @@ def another_user(tree: Tree) -> None:
     tree["spec"]["initContainers"][0]["securityContext"]["runAsUser"] = 0
 
 
+def a_file_hidden(tree: Tree) -> None:
+    """The kubelet mounts an empty file where a container says its last words."""
+    tree["spec"]["initContainers"][0]["terminationMessagePath"] = "/etc/sidecar/policies/forbid.cedar"
+
+
 def no_volume(tree: Tree) -> None:
     del tree["spec"]["volumes"][-1]
 
@@ -377,6 +418,7 @@ FORGERIES = [
     another_variable,
     a_tenant_of_its_own,
     another_user,
+    a_file_hidden,
     no_volume,
     another_volume,
     one_volume_more,
