@@ -224,6 +224,29 @@ def test_the_documented_environment_names_override_the_file(tmp_path: Path) -> N
     assert config.audit.kafka.topic_prefix == "pfx"
 
 
+def test_a_service_of_the_namespace_configures_nothing(tmp_path: Path) -> None:
+    """Kubernetes puts each Service's variables into every container, unless the pod says otherwise; what is named alike
+    and is no Service's counts."""
+    tree = written(tmp_path, minimal(tmp_path))
+    links: dict[str, str] = {}
+    for service in ("SIDECAR__GRANTS", "SIDECAR__X", "SIDECAR__AUTHORIZATION__AUTHZEN__EXTRA_CONTEXT__X"):
+        links |= {
+            f"{service}_SERVICE_HOST": "10.0.0.7",
+            f"{service}_SERVICE_PORT": "80",
+            f"{service}_SERVICE_PORT_SIDECAR__X": "80",
+            f"{service}_PORT": "tcp://10.0.0.7:80",
+            f"{service}_PORT_80_TCP": "tcp://10.0.0.7:80",
+            f"{service}_PORT_80_TCP_PROTO": "tcp",
+            f"{service}_PORT_80_TCP_PORT": "80",
+            f"{service}_PORT_80_TCP_ADDR": "10.0.0.7",
+        }
+    config = load(tree, links | {"SIDECAR__GRANTS__DEFAULT_MAX_USES": "7"})
+    assert config.grants.default_max_uses == 7
+    assert config.authorization.authzen.extra_context == {}
+    with pytest.raises(ConfigError, match="x_port"):
+        load(tree, {"SIDECAR__X_PORT": "tcp://10.0.0.7:80"})
+
+
 def test_every_short_name_stands_for_a_key_that_exists() -> None:
     tree = Config().model_dump()
     for key in ENVIRONMENT_NAMES.values():

@@ -42,6 +42,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 ENVIRONMENT_PREFIX: Final = "SIDECAR__"
 
+_of_service: Final = re.compile(
+    "SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+).fullmatch
+"""What a Service's variables are named behind its own name."""
 
 _PLAIN_TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
@@ -170,7 +174,7 @@ def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problem
     prefixed = {
         name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."): value
         for name, value in environ.items()
-        if name.startswith(ENVIRONMENT_PREFIX)
+        if name.startswith(ENVIRONMENT_PREFIX) and not _is_service_link(name, environ)
     }
     for key, text in (named | prefixed).items():
         value: object = text
@@ -193,6 +197,16 @@ def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problem
             node = child
         else:
             node[last] = value
+
+
+def _is_service_link(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether Kubernetes put it there for a Service of the namespace, as into every container: whoever may make one
+    called `sidecar--x` would keep each sidecar from starting. No key of ours is named so."""
+    return any(
+        f"{name[: at.start()]}_SERVICE_HOST" in environ
+        for at in re.finditer("_", name)
+        if _of_service(name[at.end() :])
+    )
 
 
 def _is_unicode(text: str) -> bool:
