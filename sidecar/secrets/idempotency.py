@@ -4,7 +4,7 @@ A key belongs to one caller (subject, client, key in hand), one endpoint and one
 in scope and permitted anew, as any request is: an answer tells URIs and versions, and the caller may have lost its
 right to them since. It never holds a value.
 
-Kept by this process for a day at most and a bounded number of answers; what a restart forgets, rotate makes another
+Kept by this process for a day at most, so many answers of so many bytes; what a restart forgets, rotate makes another
 version of, copy and move finish (see `transfers`).
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from sidecar.caller.identity import BindingKind, Caller
 from sidecar.clock import Clock
 from sidecar.errors import Code, Refused
@@ -23,6 +25,8 @@ from sidecar.secrets.desk import Reply
 from sidecar.surface.secrets.endpoints import Call
 
 REMEMBERED: Final = 4096
+BYTES: Final = 8 * 2**20
+"""Of all remembered answers together: one to a bulk request repeats a hundred URIs, whoever may do what in it."""
 SECONDS: Final = 24 * 3600
 
 Owner = tuple[str, str, str, BindingKind, str]
@@ -36,6 +40,8 @@ class _Seen:
     digest: bytes
     expires: float
     answer: asyncio.Future[Reply]
+    size: int = 0
+    """Of the answer, in bytes; 0 while there is none."""
 
 
 class Idempotency:
@@ -45,6 +51,7 @@ class Idempotency:
         self._clock = clock
         self._seen: dict[Owner, dict[Key, _Seen]] = {}
         self._count = 0
+        self._bytes = 0
 
     async def once(
         self,
@@ -88,6 +95,8 @@ class Idempotency:
             )
             raise
         answer.set_result(reply)
+        if self._find(owner, key) is first:
+            self._measure(first, reply)
         return reply
 
     def _find(self, owner: Owner, key: Key) -> _Seen | None:
@@ -104,9 +113,16 @@ class Idempotency:
         self._seen.setdefault(owner, {})[key] = seen
         self._count += 1
 
+    def _measure(self, seen: _Seen, reply: Reply) -> None:
+        seen.size = len(orjson.dumps(reply.body))
+        self._bytes += seen.size
+        while self._bytes > BYTES:
+            most = max(self._seen, key=lambda each: sum(one.size for one in self._seen[each].values()))
+            self._drop(most, next(key for key, one in self._seen[most].items() if one.size))
+
     def _drop(self, owner: Owner, key: Key) -> None:
         mine = self._seen[owner]
-        del mine[key]
+        self._bytes -= mine.pop(key).size
         self._count -= 1
         if not mine:
             del self._seen[owner]

@@ -2,7 +2,8 @@
 
 All permits are obtained first, so that a move is never found half forbidden. Then the target is written, and only when
 that is durable is the source deleted: whatever is cut in between leaves the secret in both places, never in neither.
-A retry with the same `Idempotency-Key` finishes it: a target that already equals the source is taken as written.
+A retry with the same `Idempotency-Key` finishes it: a target that already equals the source is taken as written, where
+the caller may read it. To anyone else that would tell whether a guess at its value is right.
 """
 
 from __future__ import annotations
@@ -63,11 +64,8 @@ class Transfers:
             value = pick(source, found.values)
 
             async def put(work: Work, provider: Provider) -> Changed:
-                if resumed:
-                    current = await provider.current(work, target)
-                    at = _MISSING if current.values is None else _at(target, current.values)
-                    if at is not _MISSING and same(at, value):
-                        return Changed(current.cas, current.cas, False)
+                if resumed and (written := await _written(desk, work, provider, target, value)) is not None:
+                    return written
                 made = to_value(target, value)
 
                 def into(current: Values | None) -> Values:
@@ -82,6 +80,22 @@ class Transfers:
                 # What was copied, and nothing newer: a value written meanwhile stays, and the move is a conflict.
                 await permit.use(lambda work, provider: self._changes.take_away(work, provider, source, found.values))
         return Reply(200, {"fromUri": str(source), "toUri": str(target), "version": changed.version})
+
+
+async def _written(desk: Desk, work: Work, provider: Provider, target: SecretUri, value: Any) -> Changed | None:
+    """The target, where it holds the value already and the caller may read it; whether it may is asked whatever it
+    holds."""
+    current = await provider.current(work, target)
+    if current.values is None or _at(target, current.values) is _MISSING:
+        return None
+    (held,) = await desk.obtain([Want(Act.READ, target)])
+    if isinstance(held, Refused):
+        return None
+    if held.released is not None and target.fragment is None:
+        held.give_back()
+        return None
+    found: Found = await held.use(lambda work, provider: provider.read(work, target))
+    return Changed(found.version, found.version, False) if same(_at(target, found.values), value) else None
 
 
 def _check(source: SecretUri, target: SecretUri, *, move: bool) -> None:

@@ -25,7 +25,7 @@ from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.endpoints import Call
 
 PER_CALLER: Final = 4
-"""Streams of one subject."""
+"""Streams of one issuer's subject."""
 KEEP_ALIVE_SECONDS: Final = 15.0
 """A stream says so often that it is there."""
 _BATCH: Final = 200
@@ -102,7 +102,8 @@ class Watching:
         return self._events(_Watcher(desk.caller), desk, lambda: position)
 
     def _is_full(self, caller: Caller) -> bool:
-        own = sum(each.caller.subject == caller.subject for each in self._watchers)
+        who = (caller.issuer, caller.subject)
+        own = sum((each.caller.issuer, each.caller.subject) == who for each in self._watchers)
         return len(self._watchers) >= self._max_streams or own >= PER_CALLER
 
     async def _events(self, watcher: _Watcher, desk: Desk, begin: Callable[[], int | None]) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ steps of a provider.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -120,13 +120,21 @@ class _Held:
 
 
 class MemoryDesk:
-    """A desk in front of a provider; `denied` are the acts that it refuses, `noted` what it recorded."""
+    """A desk in front of a provider; `denied` are the acts that it refuses, `except_for` some URIs, `noted` what it
+    recorded."""
 
-    def __init__(self, provider: Provider, who: Caller | None = None, denied: dict[Act, Refused] | None = None) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        who: Caller | None = None,
+        denied: dict[Act, Refused] | None = None,
+        except_for: Collection[str] = (),
+    ) -> None:
         self.provider = provider
         self.caller = who or caller()
         self.mounts = TABLE
         self.denied = denied or {}
+        self.except_for = except_for
         self.wanted: list[Act] = []
         self.noted: list[str] = []
 
@@ -135,7 +143,10 @@ class MemoryDesk:
 
     async def obtain(self, wants: Sequence[Want]) -> list[Held | Refused]:
         self.wanted += [want.act for want in wants]
-        return [self.denied.get(want.act) or _Held(self, want) for want in wants]
+        return [self._denial(want) or _Held(self, want) for want in wants]
+
+    def _denial(self, want: Want) -> Refused | None:
+        return None if str(want.uri) in self.except_for else self.denied.get(want.act)
 
     async def browse(self, folder: SecretUri, action: Action[T]) -> T:
         return await _Held(self, Want(Act.LIST, folder)).use(action)

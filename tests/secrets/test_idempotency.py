@@ -105,6 +105,19 @@ async def test_another_request_with_the_key_is_refused() -> None:
     assert tried.done == 1
 
 
+async def test_large_answers_are_remembered_as_far_as_there_is_room() -> None:
+    """Of whoever has most, the oldest goes; another caller's stays."""
+    tried = Tried()
+    assert await tried.ask(subject="quiet") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sidecar.secrets.idempotency.BYTES", 10 * len(b'{"version":12}'))
+        for number in range(20):
+            await tried.ask(replace(ROTATE, idempotency_key=f"k{number}"))
+        assert await tried.ask(subject="quiet") == 1
+        assert await tried.ask(replace(ROTATE, idempotency_key="k19")) == 21
+        assert await tried.ask(replace(ROTATE, idempotency_key="k10")) == 22
+
+
 async def test_one_callers_keys_push_out_no_others() -> None:
     """Who has most loses its own oldest."""
     tried = Tried()

@@ -59,6 +59,26 @@ async def test_without_a_key_a_retry_finds_the_target_and_says_so() -> None:
     assert store.now("from") == {"k": "v"}
 
 
+@pytest.mark.parametrize(("source", "target"), [(FROM, TO), (f"{FROM}#k", f"{TO}#k")])
+@pytest.mark.parametrize("guess", ["right", "wrong"])
+async def test_a_retry_tells_nobody_what_a_target_holds_that_may_not_be_read(
+    source: str, target: str, guess: str
+) -> None:
+    store = Memory(kept={"from": [{"k": guess}], "to": [{"k": "right"}]})
+    desk = MemoryDesk(store, denied={Act.READ: Refused(Code.POLICY_DENIED, "no")}, except_for={FROM, f"{FROM}#k"})
+    for overwrite in (False, True):
+        body = Transfer(fromUri=source, toUri=target, overwrite=overwrite)
+        transfer = Transfers(changes()).transfer(desk, body, move=False, resumed=True)
+        if overwrite:
+            assert (await transfer).body["version"] == 2
+        else:
+            with pytest.raises(Refused) as caught:
+                await transfer
+            assert caught.value.code is Code.TARGET_EXISTS
+        assert desk.wanted == [Act.READ, Act.WRITE, Act.READ]
+        desk.wanted.clear()
+
+
 @pytest.mark.parametrize("source", [FROM, f"{FROM}#k"])
 async def test_what_was_written_to_the_source_meanwhile_stays(source: str) -> None:
     store = Memory(kept={"from": [{"k": "v"}]})
