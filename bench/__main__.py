@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.journal import RATE, journal_bench
+from bench.kafka import BACKLOG, DRAIN_RATE, kafka_bench
 from bench.load import write_requests
 from bench.micro import PROOF, RAW_CHECK, micro
 from bench.process import cpu_seconds, rss_mib
@@ -237,7 +238,13 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         journal = runner.run(journal_bench())
     for name, figure in journal.items():
-        console.print(f"  audit, open load of {RATE:,} records a second with fsync: {name:24} {figure:8.1f}")
+        console.print(f"  audit, open load of {RATE:,} records a second with fsync: {name:32} {figure:8.1f}")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        kafka = runner.run(kafka_bench())
+    for name, figure in kafka.items():
+        console.print(
+            f"  audit to Kafka, backlog of {BACKLOG:,}, drain at most {DRAIN_RATE:,}/s: {name:32} {figure:8.1f}"
+        )
     result, start = asyncio.run(_bench(console))
     _table(console, result)
     for name, figure in start.items():
@@ -251,6 +258,7 @@ def main() -> None:
         "start": start,
         "micro_us": small,
         "audit_journal": journal,
+        "audit_kafka": kafka,
     }
     (RESULTS / "latest.json").write_text(json.dumps(document, indent=2) + "\n")
     console.print(f"written: {RESULTS.name}/latest.json")

@@ -113,9 +113,10 @@ class Journal:
         if bodies:
             await self._handover.add(*bodies)
 
-    async def drop_through(self, seq: int) -> None:
-        """Drops closed segments that hold nothing after `seq`, leaving an AUDIT_TRUNCATED: Kafka has them."""
-        await self._obeyed(partial(self._writer.truncate, seq, "shipped"))
+    async def drop_through(self, seq: int, first: Callable[[], None] | None = None) -> None:
+        """Drops closed segments that hold nothing after `seq`, leaving an AUDIT_TRUNCATED: Kafka has them. `first` is
+        done before, on the journal's thread, and may raise OSError: then nothing is dropped."""
+        await self._obeyed(partial(self._writer.truncate, seq, "shipped", first))
 
     def droppable(self, seq: int) -> bool:
         """Whether `drop_through` would drop anything."""
@@ -152,7 +153,7 @@ class Journal:
         if not message and (writer.full or used >= limit):
             message = f"the spool is full: {used} of {limit} bytes"
         warnings = []
-        if used >= limit * _WARN_FRACTION:
+        if self.nearly_full:
             warnings.append(f"the spool is {used * 100 // limit} % full")
         if writer.retained:
             warnings.append(writer.retained)
@@ -181,6 +182,11 @@ class Journal:
     def durable(self) -> Tip:
         """The last durable record."""
         return self._writer.durable
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether the spool is as full as is warned of."""
+        return self._spool.total_bytes >= self._max_spool_bytes * _WARN_FRACTION
 
     @property
     def first_seq(self) -> int:

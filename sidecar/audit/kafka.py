@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -22,7 +23,8 @@ from sidecar.audit.chain import link
 from sidecar.audit.journal import Journal
 from sidecar.audit.kafka_producer import Producer, SendSmallerError, problem_of
 from sidecar.audit.messages import CHUNK_BYTES, Chunk, Messages
-from sidecar.audit.position import Position
+from sidecar.audit.pacing import Pace
+from sidecar.audit.position import Place, Position
 from sidecar.clock import Clock
 from sidecar.config import Kafka
 from sidecar.errors import Refused
@@ -33,6 +35,7 @@ _MAX_BACKOFF_SECONDS: Final = 10.0
 _LINGER_SECONDS: Final = 0.1  # a batch costs about a millisecond of CPU, however small it is
 _LOOK_SECONDS: Final = 1.0
 _PERSIST_SECONDS: Final = 1.0
+_LOOK_AT_TOPICS_SECONDS: Final = 30.0  # where nothing is sent
 
 _log = structlog.get_logger("audit.kafka")
 
@@ -62,7 +65,8 @@ class KafkaShipper:
         self._producer = Producer(config, journal.instance.encode(), self._say)
         self._acknowledged = Position(journal.instance, 0, "")
         self._persisted = self._acknowledged
-        self._persist_at = 0.0
+        self._persist_at = self._look_at = 0.0
+        self._pace = Pace(config.max_records_per_second, asyncio.get_running_loop().time(), journal.durable.seq)
         self._chunk: Chunk | None = None
         self._problem = ""
         self._replaced = ""
@@ -118,7 +122,7 @@ class KafkaShipper:
                 await self._producer.disconnect()
                 continue
             except _TopicReplacedError as error:
-                self._begin_anew(str(error))
+                await self._begin_anew(str(error))
             except Exception as error:  # noqa: BLE001 - the shipper outlives whatever goes wrong, and says it
                 self._note(error)
                 await self._producer.disconnect()
@@ -132,15 +136,15 @@ class KafkaShipper:
         chunk = self._chunk
         if chunk is None:
             return 0
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         await self._producer.connect()
         self._note_cluster()
         for outgoing in chunk.outgoing:
             while outgoing.sent < len(outgoing.messages):
                 place, count = await self._producer.send(outgoing)
-                if outgoing is chunk.audit:
-                    self._note_place(place, count)
                 outgoing.sent += count
+                self._note_place(place, count)
         self._note_cluster()  # it may have been replaced while this waited, and there may be no next chunk for long
         if self._problem:
             _log.info("kafka takes records again", seq=chunk.last.seq)
@@ -148,8 +152,9 @@ class KafkaShipper:
         self._acknowledged = replace(self._acknowledged, seq=chunk.last.seq, tip=link(chunk.last.value))
         self._chunk = None
         await self._release()
-        took = asyncio.get_running_loop().time() - started
-        await asyncio.sleep(max(0.0, len(chunk.audit.messages) / self._config.max_records_per_second - took))
+        now = loop.time()
+        sent, pressed = len(chunk.audit.messages), self._closing or self._journal.nearly_full
+        await asyncio.sleep(self._pace.rest(sent, now - started, now, self._journal.durable.seq, pressed=pressed))
         return chunk.size
 
     async def _wait_for_more(self) -> None:
@@ -170,14 +175,21 @@ class KafkaShipper:
         if now < self._persist_at:
             return
         self._persist_at = now + _PERSIST_SECONDS
+        if self._persisted != self._acknowledged or now >= self._look_at:
+            self._look_at = now + _LOOK_AT_TOPICS_SECONDS
+            await self._note_topics()
         await self._persist()
-        seq = self._acknowledged.seq
-        kept = self._persisted != self._acknowledged or self._messages.damaged or self._closing
-        if not kept and self._journal.droppable(seq):
-            try:
-                await self._journal.drop_through(seq)
-            except Refused as refusal:
-                _log.warning("acknowledged segments are kept for now", reason=refusal.detail)
+        reached = self._acknowledged
+        kept = not reached.tip or self._messages.damaged or self._closing
+        if kept or not self._journal.droppable(reached.seq):
+            return
+        # On a full disk the position is kept with the room that the journal has for this.
+        first = None if self._persisted == reached else partial(position.store, self._journal.directory, reached)
+        try:
+            await self._journal.drop_through(reached.seq, first)
+            self._persisted = reached
+        except Refused as refusal:
+            _log.warning("acknowledged segments are kept for now", reason=refusal.detail)
 
     async def _persist(self) -> None:
         reached = self._acknowledged
@@ -202,15 +214,31 @@ class KafkaShipper:
         """A topic's offsets only grow. Where one falls back, records that were acknowledged are gone."""
         if place.offset < 0:
             return
-        before = self._acknowledged
-        self._acknowledged = replace(before, offset=place.offset + count - 1, partition=place.partition)
+        before = self._acknowledged.topics.get(place.topic, Place())
+        self._keep(place.topic, replace(before, partition=place.partition, offset=place.offset + count - 1))
         if place.partition == before.partition and place.offset <= before.offset:
             raise _TopicReplacedError("the topic was replaced or lost records")
 
-    def _begin_anew(self, why: str) -> None:
+    async def _note_topics(self) -> None:
+        """A topic made anew has another id, also where others have filled it so far that no offset falls back. Looked
+        at before anything is let go of that its predecessor had acknowledged."""
+        known = self._acknowledged.topics
+        ids = await self._producer.topic_ids(known) if known else {}
+        for topic, topic_id in ids.items():
+            before = known[topic]
+            self._keep(topic, replace(before, topic_id=topic_id))
+            if before.topic_id not in ("", topic_id):
+                raise _TopicReplacedError("the topic was replaced")
+
+    def _keep(self, topic: str, place: Place) -> None:
+        self._acknowledged = replace(self._acknowledged, topics={**self._acknowledged.topics, topic: place})
+
+    async def _begin_anew(self, why: str) -> None:
         """Goes back to the first record that is still here: another broker stands at this address, the topic was made
         anew, or it lost its end. Consumers know what they have by `event_id`; what was dropped here is in the old one.
         """
+        known = self._acknowledged
+        ids = await self._producer.topic_ids(known.topics)  # of the topics that get it all now
         first = self._journal.first_seq
         gone = f"; records before {first} are not here any more" if first > 1 else ""
         self._replaced = f"{why}: sent again from record {first}{gone}"
@@ -218,8 +246,8 @@ class KafkaShipper:
         AUDIT_KAFKA_ERRORS.labels("topic_replaced").inc()
         self._chunk = None
         self._messages.begin_after(first - 1)
-        cluster = self._acknowledged.cluster
-        self._acknowledged = Position(self._journal.instance, first - 1, "", cluster=cluster)
+        topics = {topic: Place(topic_id=ids.get(topic, "")) for topic in known.topics}
+        self._acknowledged = Position(self._journal.instance, first - 1, "", known.cluster, topics)
 
     def _note(self, error: Exception) -> None:
         reason, said = problem_of(self._producer.cause_of(error), self._config.username)

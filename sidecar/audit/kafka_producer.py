@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaConnectionError,
+    KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     SaslAuthenticationFailed,
@@ -23,6 +24,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import RecordMetadata, TopicPartition
 
 from sidecar.audit.messages import CHUNK_BYTES, Outgoing
+from sidecar.audit.topic_ids import TopicIdsRequest, topic_ids
 from sidecar.config import Kafka
 from sidecar.kafka_connection import connection, hearing_causes
 from sidecar.ops.metrics import AUDIT_KAFKA_ERRORS
@@ -161,6 +163,16 @@ class Producer:
                 raise RecordTooLargeError(f"record {seq} is larger than {outgoing.topic} takes") from error
             self._batch_bytes = size // 2
             raise SendSmallerError from error
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The ids of those of these topics that are there, as the broker tells them that was sent to last; none where
+        it does not answer, or knows of no ids."""
+        if self._producer is None or self._leader is None:
+            return {}
+        try:
+            return topic_ids(await self._producer.client.send(self._leader, TopicIdsRequest(topics)))
+        except (KafkaError, OSError, NotImplementedError):
+            return {}
 
     def cause_of(self, error: Exception) -> BaseException:
         """Why there is no connection, as far as aiokafka says it: in its log alone."""

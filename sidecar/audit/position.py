@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -16,16 +17,25 @@ _MAX_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a topic's last acknowledged message stands (-1 where none was yet), and the topic's id (empty where not
+    known)."""
+
+    partition: int = -1
+    offset: int = -1
+    topic_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
-    """Records up to and with `seq` are acknowledged; `tip` is the hash of that record, `offset` and `partition` its
-    place in the topic (-1 where not known), `cluster` the id of the Kafka that said so (empty where not known)."""
+    """Records up to and with `seq` are acknowledged; `tip` is the hash of that record, `cluster` the id of the Kafka
+    that said so (empty where not known), `topics` how far each topic is."""
 
     instance: str
     seq: int
     tip: str
-    offset: int = -1
-    partition: int = -1
     cluster: str = ""
+    topics: Mapping[str, Place] = field(default_factory=dict)
 
 
 def load(directory: Path) -> Position | None:
@@ -35,21 +45,25 @@ def load(directory: Path) -> Position | None:
     except OSError:
         return None
     try:
-        kept = orjson.loads(os.read(descriptor, _MAX_BYTES))
-        position = Position(
-            *(kept[name] for name in ("instance", "seq", "tip")),
-            *(kept.get(name, default) for name, default in (("offset", -1), ("partition", -1), ("cluster", ""))),
-        )
+        return _read(orjson.loads(os.read(descriptor, _MAX_BYTES)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     finally:
         os.close(descriptor)
+
+
+def _read(kept: Any) -> Position | None:
+    """Raises KeyError, TypeError, AttributeError where it is no position."""
+    topics = {topic: Place(**place) for topic, place in kept.get("topics", {}).items()}
+    position = Position(kept["instance"], kept["seq"], kept["tip"], kept.get("cluster", ""), topics)
     sound = (
-        all(type(number) is int for number in (position.seq, position.offset, position.partition))
+        type(position.seq) is int
         and position.seq >= 1
         and isinstance(position.tip, str)
         and len(position.tip) == 64
         and isinstance(position.cluster, str)
+        and all(type(number) is int for place in topics.values() for number in (place.partition, place.offset))
+        and all(isinstance(place.topic_id, str) for place in topics.values())
     )
     return position if sound else None
 

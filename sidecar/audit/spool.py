@@ -5,6 +5,7 @@
     00000000000000000001.segment  records, framed; the file's name is the seq of its first record
     ….segment.zst                 a closed segment, compressed
     kafka.position                how far Kafka has acknowledged (only where Kafka is configured)
+    reserve                       room on the disk for what must be written before anything may be dropped
 
 What a failed write or fsync leaves behind is cut off before anything else is written, so that a segment only ever
 holds records that were acknowledged, and at most a torn tail that was not.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,9 @@ from sidecar.audit import position, recovery, segments
 from sidecar.audit.recovery import JournalError, Recovery
 from sidecar.audit.segments import PACKED, SEGMENT_NAME, Segment, same_file
 from sidecar.audit.stamping import Tip
+
+_RESERVE: Final = "reserve"
+_RESERVE_BYTES: Final = 64 * 1024
 
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -65,6 +70,7 @@ class Spool:
             if self.segments and not self.segments[-1].packed:
                 self._open_active(self.segments[-1], found.end)
             self.total_bytes = sum(segment.size for segment in self.segments)
+            self.keep_reserve()
         except OSError as error:
             self.close()
             reason = os.strerror(error.errno) if error.errno else str(error)
@@ -209,6 +215,32 @@ class Spool:
         finally:
             os.close(descriptor)
             path.unlink()
+
+    # -- the reserve -----------------------------------------------------------------------------------------------
+    def keep_reserve(self) -> None:
+        """Takes some room while there is any. Without it a disk that the records have filled would stay full: none may
+        be dropped before it is written down that it was."""
+        path = self.directory / _RESERVE
+        try:
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and state.st_size >= _RESERVE_BYTES:
+                return
+        except FileNotFoundError:
+            pass
+        self.give_reserve()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError:  # tried again when there may be room
+            self.give_reserve()
+
+    def give_reserve(self) -> None:
+        """Gives that room back to whoever writes next."""
+        with suppress(OSError):
+            (self.directory / _RESERVE).unlink(missing_ok=True)
 
     # -- dropping --------------------------------------------------------------------------------------------------
     def closed_through(self, seq: int) -> tuple[int, Tip]:

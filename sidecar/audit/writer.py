@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from time import monotonic, sleep
 from typing import Any, Final
 
@@ -30,9 +31,10 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_REST_SECONDS_PER_RECORD: Final = 0.0001
+_REST_SECONDS_PER_RECORD: Final = 0.0002
 _MIN_REST_SECONDS: Final = 0.001
 _MAX_REST_SECONDS: Final = 0.01
+_EVENT: Final = itemgetter(0)
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
 _log = structlog.get_logger("audit")
@@ -111,8 +113,6 @@ class Writer:
     def _commit(self, entries: Sequence[Entry], *, stop: bool) -> None:
         """Writes what fits into the spool, in order; an entry that was not written gets its error."""
         bodies: list[Body] = []
-        if not self._started:
-            bodies.append((Event.AUDIT_START, self._clock.wall(), self._start_members()))
         room, full = self._max_spool_bytes - self._spool.total_bytes, False
         for entry in entries:
             if entry.size > room and entry.bodies:
@@ -126,18 +126,25 @@ class Writer:
         elif self._checkpoints is not None and self._checkpoints.wait_seconds() == 0:
             bodies.append(self._checkpoints.body())
         self._note_full(full)
-        problem = self._write(bodies)
-        if problem:
+        if problem := self._begin() or self._write(bodies):
             _fail(entries, problem)
-            return
-        self._started = True
         for entry in entries:
-            if entry.command is not None:
+            if entry.command is not None and not self.tampered:  # whatever the disk said: it may make room there
                 entry.error = entry.command()
+        if problem:
+            return
         if self._retention_bytes and not stop:
             self._retain()
         if stop:
             self._spool.seal()
+
+    def _begin(self) -> str:
+        """AUDIT_START comes before anything else. Returns why it could not be written."""
+        if self._started:
+            return ""
+        problem = self._write([(Event.AUDIT_START, self._clock.wall(), self._start_members())])
+        self._started = not problem
+        return problem
 
     def _write(self, bodies: Sequence[Body]) -> str:
         """Stamps and writes. Returns why nothing was written, an empty text where all was."""
@@ -163,7 +170,7 @@ class Writer:
             self._checkpoints.written(bodies)
         self.records += len(bodies)
         self.batches += 1
-        for event, count in Counter([event for event, _, _ in bodies]).items():
+        for event, count in Counter(map(_EVENT, bodies)).items():
             _WRITTEN[event].inc(count)
         self._note_recovery()
         return ""
@@ -178,9 +185,22 @@ class Writer:
             self.retained = "segments beyond retention_mib cannot be removed"
             self._retain_at = self._clock.elapsed() + _RETAIN_AGAIN_SECONDS
 
-    def truncate(self, seq: int, reason: str) -> Refused | None:
-        """Drops the oldest segments through `seq`; the chain says so first, so that their absence is no gap."""
+    def truncate(self, seq: int, reason: str, first: Callable[[], None] | None = None) -> Refused | None:
+        """Drops the oldest segments through `seq`, after `first`, which may raise OSError; the chain says so before, so
+        that their absence is no gap. On a full disk the reserve is for that."""
+        if self.failure:
+            self._spool.give_reserve()
         try:
+            return self._truncate(seq, reason, first)
+        finally:
+            self._spool.keep_reserve()
+
+    def _truncate(self, seq: int, reason: str, first: Callable[[], None] | None) -> Refused | None:
+        try:
+            if problem := self._begin():
+                return unavailable(problem)
+            if first is not None:
+                first()
             self._spool.inspect()  # what stands there is about to count as told elsewhere, or as old enough
             count, last = self._spool.closed_through(seq)
             if count == 0:
@@ -237,6 +257,7 @@ class Writer:
     def _note_recovery(self) -> None:
         if self.failure:
             self.failure = ""
+            self._spool.keep_reserve()
             _log.warning("the audit disk is well again")
 
     def _note_full(self, full: bool) -> None:

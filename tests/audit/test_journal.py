@@ -523,13 +523,13 @@ async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_neve
         for n in range(9):
             await journal.append(permit(str(n)))
         assert rests == []
-        await asyncio.gather(*(journal.append(permit(str(n))) for n in range(9, 59)))
-        await journal.append(permit("59"))
+        await asyncio.gather(*(journal.append(permit(str(n))) for n in range(9, 34)))
+        await journal.append(permit("34"))
         assert rests == [pytest.approx(0.005)]
-        await journal.append_many([permit(str(n)) for n in range(60, 1_060)])
-        await journal.append(permit("1060"))
+        await journal.append_many([permit(str(n)) for n in range(35, 1_035)])
+        await journal.append(permit("1035"))
         assert rests[1:] == [pytest.approx(0.01)]
-    assert names(spool) == [str(n) for n in range(1_061)]
+    assert names(spool) == [str(n) for n in range(1_036)]
 
 
 async def test_the_chain_goes_on_where_it_was_though_telling_of_recovery_fails(

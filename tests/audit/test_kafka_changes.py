@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from sidecar.audit import kafka as kafka_module
-from sidecar.audit import kafka_producer
+from sidecar.audit import kafka_producer, position
+from sidecar.audit.record import Event, Record
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, permit
 from tests.audit.topics import Topics, caught_up, secured, shipping, until
-from tests.real.kafka import OTHER_CLUSTER, KafkaBroker
+from tests.real.kafka import OTHER_CLUSTER, KafkaBroker, User
+from tests.real.kafka_users import allow_to_write, set_scram_password
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -110,6 +114,82 @@ async def test_rotated_certificates_and_passwords_are_said_by_name_and_taken_fro
             assert shipper.status().warning == ""
     assert errors("certificate") > refused
     assert list(dict.fromkeys(await topics.permits())) == ["0-before", "0-after", "1-before", "1-after"]
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_scram_password_is_rotated_under_a_running_shipper(
+    first: KafkaBroker, spool: Path, tmp_path: Path, mechanism: str
+) -> None:
+    """In the file first, which the broker refuses; then on the broker first, where the connection stands."""
+    topics, user = Topics(first, mechanism), User("dora", "first password", mechanism, may_write=False)
+    await topics.create()
+    await set_scram_password(first.plaintext, user.name, user.password, mechanism)
+    await allow_to_write(first.plaintext, user.name, topics.prefix)
+    async with journal_in(spool) as journal, shipping(journal, secured(topics, tmp_path, user)) as shipper:
+        await journal.append(permit("one"))
+        await caught_up(journal, shipper)
+        secured(topics, tmp_path, user, password="second password")
+        await asyncio.sleep(kafka_producer._LOOK_SECONDS)
+        await journal.append(permit("two"))
+        await until(lambda: "does not take the password of dora" in shipper.status().warning, "a warning")
+        await set_scram_password(first.plaintext, user.name, "second password", mechanism)
+        await caught_up(journal, shipper)
+        assert shipper.status().warning == ""
+        await set_scram_password(first.plaintext, user.name, "third password", mechanism)
+        await journal.append(permit("three"))
+        await caught_up(journal, shipper)
+        secured(topics, tmp_path, user, password="third password")
+        await asyncio.sleep(kafka_producer._LOOK_SECONDS)
+        await journal.append(permit("four"))
+        await caught_up(journal, shipper)
+        assert shipper.status().warning == ""
+    assert await topics.permits() == ["one", "two", "three", "four"]
+
+
+async def filled(topics: Topics, topic: str, key: str) -> None:
+    """Somebody else's messages, in the partition of this key."""
+    producer = AIOKafkaProducer(bootstrap_servers=topics.broker.plaintext)
+    await producer.start()
+    try:
+        for _ in range(50):
+            await producer.send_and_wait(topic, b'{"event":"OTHER","instance":"other"}', key=key.encode())
+    finally:
+        await producer.stop()
+
+
+async def test_a_topic_made_anew_is_known_by_its_id_and_gets_all_that_is_here(
+    first: KafkaBroker, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others have filled it, so that no offset falls back; and where nothing more is sent."""
+    topics, replaced = Topics(first, "anew"), errors("topic_replaced")
+    write = {"phase": "outcome", "purpose": "write", "operation": "kv2.write"}
+    await topics.create()
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+
+        async def sent(topic: str) -> list[int]:
+            found = [orjson.loads(message.value) for message in await first.messages(topic)]
+            return sorted({record["seq"] for record in found if record["instance"] == journal.instance})
+
+        def ids() -> list[str]:
+            kept = position.load(spool)
+            return [place.topic_id for place in kept.topics.values()] if kept is not None else []
+
+        await journal.append_many([permit("1"), Record(Event.SECRET_PERMIT, write), permit("2")])
+        await until(lambda: len(ids()) == 2 and all(ids()), "the topics' ids")
+        monkeypatch.setattr(kafka_module, "_LOOK_AT_TOPICS_SECONDS", 0.1)
+        await first.delete_topics(topics.audit)
+        await first.create_topics(topics.audit)
+        await filled(topics, topics.audit, journal.instance)
+        await journal.append(permit("3"))
+        await until(lambda: errors("topic_replaced") == replaced + 1, "a word of the audit's topic")
+        assert "the topic was replaced: sent again from record 1" in shipper.status().warning
+        await caught_up(journal, shipper)
+        assert await sent(topics.audit) == [1, 2, 3, 4, 5]
+        await first.delete_topics(topics.mutations)
+        await first.create_topics(topics.mutations)
+        await until(lambda: errors("topic_replaced") == replaced + 2, "a word of the mutations' topic")
+        await caught_up(journal, shipper)
+        assert await sent(topics.mutations) == [3]
 
 
 async def test_another_cluster_at_the_same_address_is_known_by_its_id_and_gets_all_that_is_here(
