@@ -71,10 +71,10 @@ class Stamper:
             # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time.
             stamp = (
                 f'{{"event_id":"{self._id_text}-7{random[at : at + 3]}-a{random[at + 3 : at + 6]}-'
-                f'{random[at + 6 : at + 18]}","ts":"{ts}{instance}{seq},"prev":"{prev}","event":"{_EVENTS[event]}"'
+                f'{random[at + 6 : at + 18]}","ts":"{ts}{instance}{seq},"prev":"{prev}","event":"{_EVENTS[event]}",'
             ).encode()
             at += _HEX
-            record = b"%b,%b" % (stamp, members[1:]) if len(members) > 2 else stamp + b"}"
+            record = stamp + members[1:] if len(members) > 2 else stamp[:-1] + b"}"
             prev = sha256(record).hexdigest()
             parts += (crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")
         return b"".join(parts), Tip(seq, prev)
