@@ -18,6 +18,7 @@ from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Checkpoint, Config, salts_of, split_address
+from sidecar.config_on_disk import ConfigOnDisk
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.candidate import Candidate
 from sidecar.decision.cedar import CedarPdp, PolicyError
@@ -74,9 +75,16 @@ DRAIN_SECONDS: Final = 25.0
 class Sidecar:
     """The assembled proxy, as an async context manager: listening inside, drained and closed after."""
 
-    def __init__(self, config: Config, clock: Clock | None = None, further: Sequence[Provider] = ()) -> None:
-        """`further` are providers beside those that the configuration names."""
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        further: Sequence[Provider] = (),
+        on_disk: ConfigOnDisk | None = None,
+    ) -> None:
+        """`further` are providers beside those that the configuration names; `on_disk` is where it was read from."""
         self._config = config
+        self._on_disk = on_disk
         self._clock = clock or SystemClock()
         self._stores = {store.scheme: store for store in (*stores(config), *further)}
         self._stack = contextlib.AsyncExitStack()
@@ -185,6 +193,9 @@ class Sidecar:
         if self._authzen is not None:
             await self._authzen.discover()
             self._background(self._authzen.keep_fresh())
+            remote = config.authorization.authzen
+            files = [each for each in (remote.ca_file, remote.client_cert_file, remote.client_key_file) if each]
+            self._background(watch(files, self._authzen.reload))
         if self._cedar is not None:
             self._cedar.on_change = self._revocations.policies_changed
             self._background(self._cedar.watch())
@@ -228,6 +239,8 @@ class Sidecar:
         if config.listen.tls.cert_file is not None:
             self._tls = ListenerTls(config.listen.tls)
             self._background(self._tls.watch())
+        if self._on_disk is not None:
+            self._background(self._on_disk.watch())
         await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
         door = Door(enforcement, config.limits)
         stack.push_async_callback(self._drain, door)
@@ -343,6 +356,8 @@ class Sidecar:
                 _log.error("not reloaded, the old stays in force", what=what, reason=str(error))
         if self._cedar is None or changed is not True:
             await self._take_everything_back()
+        if self._on_disk is not None:
+            await self._on_disk.look(repeat=True)  # whoever says so may have changed it, and think it counts now
         _log.info("reloaded")
 
     async def _reload_upstream(self) -> None:
@@ -402,6 +417,7 @@ class Sidecar:
             recorder=self._recorder,
             shared=self._shared,
             feed=self._feed,
+            on_disk=self._on_disk,
         )
 
     async def _start_ops(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,9 +100,17 @@ def _print_json(value: Any, *, compact: bool = False) -> None:
 @app.command()
 def serve(config: ConfigFile) -> None:
     """Run the proxy. SIGTERM drains and stops it, SIGHUP reloads policies, keys and certificates."""
+    signal.signal(signal.SIGTERM, _leave)  # the first process of a container ends by no signal that it does not handle
+    from sidecar.config_on_disk import ConfigOnDisk
     from sidecar.process import run
 
-    raise typer.Exit(run(_load(config)))
+    loaded = _load(config)
+    raise typer.Exit(run(loaded, ConfigOnDisk(config, loaded)))
+
+
+def _leave(*_signal: object) -> NoReturn:
+    """SIGTERM before there is anything to drain."""
+    raise SystemExit(0)
 
 
 @app.command()

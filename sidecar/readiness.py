@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidecar.audit.journal import Journal
     from sidecar.audit.kafka import KafkaShipper
     from sidecar.caller.authenticate import Authenticator
+    from sidecar.config_on_disk import ConfigOnDisk
     from sidecar.decision.candidate import Candidate
     from sidecar.decision.cedar import CedarPdp
     from sidecar.decision.decide import Decider
@@ -54,6 +55,7 @@ class Readiness:
     recorder: Recorder | None
     shared: SharedReplays | None
     feed: RevocationFeed | None
+    on_disk: ConfigOnDisk | None
 
     @cached_property
     def checks(self) -> dict[str, Callable[[], Check]]:
@@ -71,6 +73,9 @@ class Readiness:
         if self.shared is not None:
             shared = self.shared
             checks["replay store"] = lambda: Check(not shared.problem, shared.problem)
+        if self.on_disk is not None:
+            on_disk = self.on_disk
+            checks["configuration"] = lambda: Check(True, warning=on_disk.problem)
         if self.feed is not None:
             feed = self.feed
             checks["revocations"] = lambda: Check(True, warning=feed.warning)

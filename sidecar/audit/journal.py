@@ -98,6 +98,9 @@ class Journal:
             await journal._obeyed(_nothing)
         except Refused:  # said in the log and in `status`
             pass
+        except BaseException:  # told to stop meanwhile
+            await journal.close()
+            raise
         return journal
 
     async def append(self, record: Record) -> None:

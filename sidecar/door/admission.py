@@ -46,7 +46,7 @@ class Admission:
     @property
     def is_overrun(self) -> bool:
         """True where one more connection is not even answered."""
-        return self.closing or len(self.guests) >= self._max_connections + SURPLUS
+        return len(self.guests) >= self._max_connections + SURPLUS
 
     def enter(self, guest: Guest) -> None:
         """A connection opened."""

@@ -12,6 +12,7 @@ import asyncio
 import enum
 import math
 import secrets
+import select
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
@@ -107,7 +108,9 @@ class Connection(asyncio.Protocol):
         self._http.connection_made(_ToClient(self, transport))
         overrun, self._is_surplus = self._admission.is_overrun, self._admission.is_full
         self._admission.enter(self)
-        self._deadline = self._loop.time() + (self._timeouts.surplus if self._is_surplus else self._timeouts.idle)
+        # Who was taken in before the door closed, and has shaken hands since, may still ask, soon.
+        is_hurried = self._is_surplus or self._admission.closing
+        self._deadline = self._loop.time() + (self._timeouts.surplus if is_hurried else self._timeouts.idle)
         if overrun:
             transport.abort()
 
@@ -175,9 +178,19 @@ class Connection(asyncio.Protocol):
         return self._phase is _Phase.CLOSED or self._phase is _Phase.LINGER
 
     def leave_when_idle(self) -> None:
-        """See `Guest`."""
-        if self._phase is _Phase.HEAD and not self._heads.has_begun:
+        """See `Guest`. What waits in the socket was sent before the client could know, and is answered."""
+        if self._phase is not _Phase.HEAD or self._heads.has_begun:
+            return
+        if self._has_sent():
+            self._deadline = self._loop.time() + self._timeouts.surplus
+        else:
             self.shut()
+
+    def _has_sent(self) -> bool:
+        """Whether bytes of the client's, or its end, wait to be read."""
+        waiting = select.poll()
+        waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
     def cut(self) -> asyncio.Task[Any] | None:
         """See `Guest`."""

@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 _UNIX: Final = "unix://"
 _BACKLOG: Final = 1024
+_LAST_TURNS: Final = 3
+"""Of the event loop, before the listener closes: who has connected by then is taken in, not reset by the kernel."""
 _CUT_SECONDS: Final = 1.0
 """How long a handler that was cancelled may take to end."""
 
@@ -77,6 +79,8 @@ class Door:
     async def drain(self, seconds: float) -> None:
         """Stops accepting, lets go of who is idle, answers who is not, at most for so long; then cuts."""
         self._admission.closing = True
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
         for server in self._servers:
             server.close()
         for path, identity in self._sockets:

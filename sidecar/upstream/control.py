@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import hvac
@@ -20,6 +19,7 @@ from sidecar.caller.identity import Credential
 from sidecar.config import Upstream
 from sidecar.upstream.target import MAX_REDIRECTS, base_url, nodes_of, redirected
 from sidecar.upstream.tls import client_context
+from sidecar.upstream.workers import Workers
 
 CALL_SECONDS: Final = 10.0
 """The longest that one call of the control plane may take; less where `upstream.timeout_seconds` is less."""
@@ -88,7 +88,7 @@ class ControlPlane:
         self._namespace = upstream.namespace.strip("/")
         self._timeout = min(CALL_SECONDS, upstream.timeout_seconds)
         self._session = _session(upstream)
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openbao-control")
+        self._workers = Workers(workers, "openbao-control")
 
     async def call(
         self, function: Callable[[Any], Result], token: Credential | None = None, namespace: str = ""
@@ -106,7 +106,7 @@ class ControlPlane:
 
     def close(self) -> None:
         """Ends the workers; a call under way ends by itself within its time limit."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.shutdown()
         self._session.close()
 
     def _call(self, function: Callable[[Any], Result], token: Credential | None, namespace: str) -> Result:

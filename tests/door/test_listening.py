@@ -271,6 +271,25 @@ async def test_draining_lets_the_idle_go_answers_the_busy_and_takes_nobody_in() 
         assert len(house.toy.seen) == 3  # what was pipelined behind the last answer is not begun
 
 
+async def test_draining_answers_what_was_sent_before_it_and_not_read_yet() -> None:
+    """On a connection kept alive, and on one that nobody has taken in yet: neither client did anything wrong."""
+    async with open_house() as house:
+        kept = await house.connect()
+        await kept.exchange(GET)
+        new = socket.create_connection(("127.0.0.1", house.port))
+        # The event loop, which runs this, reads neither before it drains.
+        new.sendall(GET)
+        os.write(kept.writer.get_extra_info("socket").fileno(), GET)
+        draining = asyncio.create_task(house.door.drain(10))
+        for wire in (kept, Wire(*await asyncio.open_connection(sock=new))):
+            try:
+                reply = await wire.reply()
+                assert (reply.status, reply.closes, await wire.rest()) == (200, True, b"")
+            finally:
+                wire.close()
+        await draining
+
+
 async def test_draining_ends_in_time_whatever_the_handler_does() -> None:
     cancelled = asyncio.Event()
 

@@ -103,20 +103,22 @@ def test_a_certificate_without_its_key_leaves_the_old_pair_in_force(
     with SidecarProcess(tmp_path / "sidecar", openbao, issuer, {"listen": {"tls": tls}}) as process:
         assert process.process is not None
 
-        def served_by(ca: Path) -> bool:
-            try:
-                return requests.get(f"{process.url}/v1/sys/health", verify=str(ca), timeout=5).status_code == 200
-            except requests.exceptions.SSLError:
-                return False
-
-        assert served_by(certificates.ca)
+        assert served_by(process, certificates.ca)
         shutil.copy(others.server.cert, certificates.server.cert)
         process.process.send_signal(signal.SIGHUP)
         until(lambda: "the old stays in force" in process.log.read_text())
-        assert served_by(certificates.ca)
+        assert served_by(process, certificates.ca)
         shutil.copy(others.server.key, certificates.server.key)
         process.process.send_signal(signal.SIGHUP)
-        until(lambda: served_by(others.ca))
+        until(lambda: served_by(process, others.ca))
+
+
+def served_by(process: SidecarProcess, ca: Path) -> bool:
+    """Whether a client that trusts this CA is served."""
+    try:
+        return requests.get(f"{process.url}/v1/sys/health", verify=str(ca), timeout=5).status_code == 200
+    except requests.exceptions.SSLError:
+        return False
 
 
 def _folder(path: Path) -> Path:

@@ -244,6 +244,11 @@ class KafkaBroker:
         finally:
             await consumer.stop()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def log_tail(self) -> str:
         """The last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

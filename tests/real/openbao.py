@@ -241,6 +241,11 @@ class OpenBao:
         requests = [entry["request"] for entry in self.audit(since) if entry["type"] == "request"]
         return [request for request in requests if request["path"] != "sys/mounts"]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def log_tail(self) -> str:
         """The last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -47,6 +47,7 @@ class Callers:
         self._url, self._issuer, self._chance, self._count = url, issuer, chance, count
         self._numbers = itertools.count()
         self._ends = False
+        self._began = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Callers:
@@ -122,5 +123,6 @@ class Callers:
             status, name = 0, type(error).__name__
         self.asked.answers[name] += 1
         if status != expected:
-            self.asked.wrong.append(f"{method} {path}: {name} instead of {expected}")
+            after = time.monotonic() - self._began
+            self.asked.wrong.append(f"after {after:.0f} s {method} {path}: {name} instead of {expected}")
         await asyncio.sleep(PAUSE_SECONDS * self._chance.uniform(0.1, 1.9))

@@ -25,14 +25,17 @@ class Sample(NamedTuple):
     descriptors: float
 
 
+def value_of(metrics: str, name: str) -> float:
+    """One that stands in the text of `/metrics` without labels."""
+    found = re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
+    assert found is not None, f"there is no {name}"
+    return float(found[1])
+
+
 def read(metrics: str) -> Sample:
     """From the text of `/metrics`."""
-    values = [
-        re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
-        for name in ("process_resident_memory_bytes", "process_open_fds")
-    ]
-    memory, descriptors = (float(found[1]) for found in values if found is not None)
-    return Sample(memory / MEBIBYTE, descriptors)
+    memory = value_of(metrics, "process_resident_memory_bytes")
+    return Sample(memory / MEBIBYTE, value_of(metrics, "process_open_fds"))
 
 
 def growth(samples: Sequence[float]) -> float:

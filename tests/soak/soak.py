@@ -17,11 +17,14 @@ from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.soak.callers import POLICY, Asked, Callers
-from tests.soak.footprint import Sample, growth, problems, read
+from tests.soak.footprint import MEBIBYTE, Sample, growth, problems, read, value_of
 from tests.support.tokens import Issuer
 
 SAMPLES: Final = 60
 """Looks at the process, over the whole run."""
+MOST_SAID: Final = 20
+ENOUGH_WRONG: Final = 500
+"""Answers; what comes after them tells nothing more."""
 
 
 @dataclass(slots=True)
@@ -33,6 +36,10 @@ class Report:
     at_rest: Sample = field(default_factory=lambda: Sample(0.0, 0.0))
     under_load: Sequence[Sample] = ()
     asked: Asked = field(default_factory=Asked)
+    most_bytes: float = 0.0
+    """That waited in the spool for Kafka at any look."""
+    said: dict[str, float] = field(default_factory=dict)
+    """What `/readyz` complained of, and after how many seconds it first did."""
     records: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -46,6 +53,8 @@ class Report:
             f"memory in MiB: {rest.resident_mib:.1f} at rest, {_span(memory)}",
             f"descriptors: {rest.descriptors:.0f} at rest, {_span(descriptors)}",
             f"{self.records} records, {len(self.asked.permitted)} answers that each must have one",
+            f"spool: at most {self.most_bytes / MEBIBYTE:.1f} MiB",
+            *(f"/readyz after {passed:.0f} s: {what}" for what, passed in self.said.items()),
             *(f"WRONG: {what}" for what in self.wrong),
             "FAILED" if self.wrong else "flat, nothing lost",
         ]
@@ -77,26 +86,40 @@ async def soak(folder: Path, openbao: OpenBao, kafka: KafkaBroker, seconds: floa
     await asyncio.to_thread(sidecar.start)
     started = time.monotonic()
     try:
-        report.at_rest = await _sample(sidecar)
+        report.at_rest = await _look(sidecar, report, 0)
         async with Callers(sidecar.url, issuer, random.Random(seed)) as callers:
             report.asked = callers.asked
             samples = []
-            while (passed := time.monotonic() - started) < seconds:
-                samples.append(await _sample(sidecar))
+            while (passed := time.monotonic() - started) < seconds and len(callers.asked.wrong) < ENOUGH_WRONG:
+                samples.append(await _look(sidecar, report, passed))
                 await asyncio.sleep(min(seconds / SAMPLES, seconds - passed))
             report.under_load = samples
     finally:
         status = await asyncio.to_thread(sidecar.terminate)
     report.seconds = time.monotonic() - started
     report.wrong = [*report.asked.wrong[:10], *problems(report.at_rest, samples)]
+    for name, server in (("OpenBao", openbao), ("Kafka", kafka)):
+        if not server.is_running:  # then what went wrong is no fault of the sidecar's
+            report.wrong.append(f"{name} is gone, ended by itself or by somebody else:\n{server.log_tail()}")
     if status != 0:
-        report.wrong.append(f"it ended with {status}\n{sidecar.log_tail()}")
-    await _judge_records(report, folder, [message.value for message in await kafka.messages(f"{prefix}.secrets.audit")])
+        report.wrong.append(f"it ended with {status}")
+    if report.wrong:
+        report.wrong.append(f"the sidecar's log ends with:\n{sidecar.log_tail()}")
+    if kafka.is_running:
+        messages = await kafka.messages(f"{prefix}.secrets.audit")
+        await _judge_records(report, folder, [message.value for message in messages])
     return report
 
 
-async def _sample(sidecar: SidecarProcess) -> Sample:
-    return read(await asyncio.to_thread(sidecar.metrics))
+async def _look(sidecar: SidecarProcess, report: Report, passed: float) -> Sample:
+    """The process's size; and what is not well with it, so that a failed soak tells which limit was reached."""
+    metrics = await asyncio.to_thread(sidecar.metrics)
+    report.most_bytes = max(report.most_bytes, value_of(metrics, "sidecar_audit_backlog_bytes"))
+    checks = orjson.loads(await asyncio.to_thread(sidecar.ready_text))["checks"]
+    for name, check in sorted(checks.items()):
+        if check.keys() > {"ready"} and len(report.said) < MOST_SAID:
+            report.said.setdefault(f"{name}: {check.get('message') or check.get('warning')}", passed)
+    return read(metrics)
 
 
 async def _judge_records(report: Report, folder: Path, values: Sequence[bytes]) -> None:
