@@ -6,6 +6,8 @@ Runs with any Python 3.8 and nothing installed: `python3 tools/doctor.py`. Exit 
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import importlib.util
 import os
@@ -49,6 +51,8 @@ KAFKA = "4.4.0"
 NODE = (18, 0)
 TOOLCHAINS_SINCE = (1, 21)  # from here on Go fetches the toolchain that a module asks for, unless told not to
 ENVIRONMENT_GIB, BUILD_GIB, REST_GIB = 1.5, 5.0, 0.5
+
+POD_NAMESPACES = 0x40000000 | 0x00020000 | 0x20000000 | 0x08000000  # NEWNET, NEWNS, NEWPID, NEWIPC of <linux/sched.h>
 
 ALL, TEST = "every target", "make test"
 
@@ -185,6 +189,29 @@ def npm() -> Finding:
     return Finding("npm", path, TEST, "" if path else f"missing; it fetches, once: {missing}", "npm")
 
 
+def refused_namespaces() -> int:
+    """The kernel's error number where this process may not make the namespaces that pods of the tests run in; else 0.
+    Tried in a child, which ends with it."""
+    child = os.fork()
+    if child == 0:
+        refused = errno.ENOSYS
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            refused = ctypes.get_errno() if libc.unshare(POD_NAMESPACES) != 0 else 0
+        finally:
+            os._exit(refused)
+    return os.waitpid(child, 0)[1] >> 8
+
+
+def pods(refused: int, user: int) -> Finding:
+    """tests/kube runs pods as the kubelet does: in namespaces, with users and small disks of their own."""
+    if not refused:
+        return Finding("namespaces", "yes", TEST)
+    needs = "root" if user else "CAP_SYS_ADMIN and no seccomp filter in the way: a privileged container, say"
+    name = errno.errorcode.get(refused, refused)
+    return Finding("namespaces", "", TEST, f"refused ({name}); tests/kubelet runs pods in them, and needs {needs}")
+
+
 def space(name: str, folder: Path, gib: float) -> Finding:
     """Free disk space where something large goes."""
     while not folder.exists():
@@ -209,6 +236,7 @@ def findings() -> list[Finding]:
         program("promtool", TEST, "prometheus"),
         program("redis-server", TEST, "redis-server"),
         program("curl", TEST, "curl"),
+        pods(refused_namespaces(), os.getuid()),
         space("disk, checkout", ROOT, environment),
         space("disk, caches", cache(), BUILD_GIB if to_be_built() else REST_GIB),
         program("git", "contributing", "git"),

@@ -91,7 +91,9 @@ class PodNetwork:
 def _enter_a_new_one() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:  # of this thread alone
-        raise PermissionError(ctypes.get_errno(), "a pod's network needs root: unshare(CLONE_NEWNET) was refused")
+        raise PermissionError(
+            ctypes.get_errno(), "pods of the tests run in namespaces of their own, which needs root (see `make doctor`)"
+        )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _IFF_UP))
         address = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(ADDRESS))

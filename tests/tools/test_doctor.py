@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from tests.kubelet import launch
 from tests.real import kafka
 from tests.real.crds import CRDS
 from tests.real.go_tools import GoTool, own_program
@@ -178,6 +180,20 @@ def test_a_maven_that_does_not_run_is_as_good_as_none(machine: Machine) -> None:
 @pytest.mark.parametrize(("version", "fit"), [((3, 10, 13), False), ((3, 11, 0), True), ((3, 13, 1), True)])
 def test_an_older_python_is_refused(version: tuple[int, ...], fit: bool) -> None:
     assert doctor.python(version).blocks is not fit
+
+
+@pytest.mark.parametrize(("user", "needs"), [(1000, "needs root"), (0, "needs CAP_SYS_ADMIN")])
+def test_who_may_not_run_pods_is_told_what_that_needs(user: int, needs: str) -> None:
+    found = doctor.pods(errno.EPERM, user)
+    assert found.blocks
+    assert "refused (EPERM)" in found.problem
+    assert needs in found.problem
+    assert not doctor.pods(0, user).blocks
+
+
+def test_the_namespaces_are_those_that_pods_of_the_tests_are_given() -> None:
+    made = launch.CLONE_NEWNET | launch.CLONE_NEWNS | launch.CLONE_NEWPID | launch.CLONE_NEWIPC
+    assert made == doctor.POD_NAMESPACES
 
 
 def test_too_little_space_is_said() -> None:
