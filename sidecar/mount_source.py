@@ -36,8 +36,8 @@ from sidecar.upstream.failure import unavailable
 from sidecar.upstream.login import BrokerLogin
 
 FRESH_SECONDS: Final = 30.0
-LOOK_SECONDS: Final = 2.0
-"""How long a request waits for a look."""
+LOOK_SECONDS: Final = 5.0
+"""How long a request waits for a look: an OpenBao that is slow is not one that is away."""
 RETRY_SECONDS: Final = 2.0
 
 Stores = Mapping[str, Collection[str]]
@@ -85,12 +85,17 @@ class MountSource:
     async def refresh(self) -> None:
         """Reads OpenBao's table, where there is a login to do so. Where that fails the table in force stays. Whoever
         asks meanwhile waits for it too."""
-        if self._login is None:
-            return
+        if self._login is not None:
+            await self._looked(self._login)
+
+    async def _looked(self, login: BrokerLogin) -> float:
+        """Waits for the look under way, or for one begun now; when that one began."""
         if self._look is None or self._look.done():
             self._began_at = self._clock.elapsed()
-            self._look = asyncio.create_task(self._read(self._login, self._began_at), name="openbao-mounts")
+            self._look = asyncio.create_task(self._read(login, self._began_at), name="openbao-mounts")
+        began_at = self._began_at  # of this look: before we wake, another that waited for it may have begun the next
         await asyncio.shield(self._look)  # one caller's cancellation is not the others'
+        return began_at
 
     async def confirm(self, table: MountTable, *, since: float | None = None, changing: bool = False) -> None:
         """Whether OpenBao's mounts are still those of `table`, by a look that began at `since` or later; without it, at
@@ -114,9 +119,8 @@ class MountSource:
         """Looks, or waits for a look, that began at `since` or later. Whether there was one that succeeded."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                while self._seen_at < since and self._comparable:
-                    await self.refresh()
-                    if self._began_at >= since > self._seen_at:
+                while self._seen_at < since and self._comparable and self._login is not None:
+                    if await self._looked(self._login) >= since > self._seen_at:
                         return not self._comparable
         except TimeoutError:
             return False

@@ -123,6 +123,51 @@ async def test_a_look_that_began_before_a_change_was_asked_for_is_not_enough(
     assert source.table is not table
 
 
+async def test_of_several_changes_that_waited_for_an_older_look_none_goes_on_before_the_next_one_has_ended(
+    source: MountSource, looks: Looks, clock: FakeClock
+) -> None:
+    """The first of them begins the next look. The others wait for that one too; it has not failed."""
+    table, older = source.table, looks.gate
+    older.clear()
+    looks.begun.clear()
+    clock.advance(1)
+    under_way = asyncio.create_task(source.refresh())
+    await looks.begun.wait()
+    looks.version = "1"
+    clock.advance(1)
+    confirmations = (source.confirm(table, since=clock.elapsed(), changing=True) for _ in range(3))
+    changes = [asyncio.create_task(each) for each in confirmations]
+    await asyncio.sleep(0)
+    looks.gate = asyncio.Event()
+    looks.begun.clear()
+    older.set()
+    await under_way
+    await looks.begun.wait()
+    await asyncio.wait(changes, timeout=0.05)
+    assert not any(change.done() for change in changes)
+    looks.gate.set()
+    for change in changes:
+        with pytest.raises(Refused, match="mounts changed"):
+            await change
+    assert looks.count == 3
+
+
+async def test_all_who_waited_for_a_look_that_took_too_long_are_served_by_the_next(
+    source: MountSource, looks: Looks, clock: FakeClock
+) -> None:
+    looks.gate.clear()
+    looks.begun.clear()
+    clock.advance(MAX_AGE * 2)
+    under_way = asyncio.create_task(source.refresh())
+    await looks.begun.wait()
+    clock.advance(MAX_AGE * 2)
+    reads = [asyncio.create_task(source.confirm(source.table)) for _ in range(3)]
+    await asyncio.sleep(0)
+    looks.gate.set()
+    await asyncio.gather(under_way, *reads)
+    assert looks.count == 3
+
+
 async def test_a_change_is_never_confirmed_by_a_look_from_before_the_request(
     source: MountSource, looks: Looks, clock: FakeClock
 ) -> None:
