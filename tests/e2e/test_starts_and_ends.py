@@ -104,7 +104,7 @@ def test_what_is_under_way_when_it_is_told_to_stop_is_answered_and_recorded(
         reading.sendall(read)
         pipelining.sendall(read * 2)
         writing.sendall(write)
-        until(lambda: any(record.get("phase") == "intent" for record in process.records()))
+        until(lambda: any(record.get("phase") == "intent" for record in process.records()), 60)
         running = process.process
         assert running is not None
         running.send_signal(signal.SIGTERM)
