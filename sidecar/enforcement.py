@@ -36,7 +36,7 @@ from sidecar.decision.permit import Denied, Permit
 from sidecar.door.answer import Answer, Inbound
 from sidecar.door.head import Head
 from sidecar.errors import Code, Dialect, Refused, error_body
-from sidecar.kept_makers import with_makers
+from sidecar.kept_makers import forward_with_makers
 from sidecar.leases.book import LeaseBook
 from sidecar.mount_source import MountSource
 from sidecar.ops import metrics, tracing
@@ -273,10 +273,8 @@ class Enforcement:
     async def _forward(self, permit: Permit, trail: Trail) -> UpstreamAnswer:
         with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:
             try:
-                request = await with_makers(permit, self._upstream, self._max_body_bytes)
-                answer = await self._upstream.forward(
-                    permit, request=request, traceparent=str(span.at) if span.at else None
-                )
+                traceparent = str(span.at) if span.at else None
+                answer = await forward_with_makers(permit, self._upstream, self._max_body_bytes, traceparent)
             except UpstreamFailure as failure:
                 trail.forwarded = failure.sent
                 raise

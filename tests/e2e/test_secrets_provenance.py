@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -12,6 +13,7 @@ import requests
 from tests.real.database import Database
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
+from tests.support.crooked_openbao import CrookedOpenBao
 from tests.support.tokens import Issuer
 
 pytestmark = pytest.mark.real
@@ -136,6 +138,57 @@ def test_labels_that_cannot_be_read_are_not_replaced(world: World) -> None:
         world.openbao.policy("no-patch", NO_PATCH)
     assert (answer.status_code, answer.json()["code"]) == (502, "UPSTREAM_ERROR")
     assert world.labels("made/unreadable") == before
+
+
+class Meanwhile(CrookedOpenBao):
+    """Does something once OpenBao has told a secret's metadata and before the sidecar has read them."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.does: list[Callable[[], object]] = []
+
+    def answered(self, method: str, path: str) -> None:
+        if method == "GET" and "/metadata/raced/" in path and self.does:
+            self.does.pop()()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_stamp_that_comes_between_reading_and_replacing_is_not_lost(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer, there: bool
+) -> None:
+    """The secret's maker is another sidecar's to stamp, at the worst of times. Nor does it help to guess the version
+    of the metadata that will be there then."""
+    kv = openbao.root().secrets.kv.v2
+
+    def stamp() -> None:
+        openbao.put(f"raced/{there}", {"k": "v"})
+        kv.update_metadata(f"raced/{there}", mount_point="secret", custom_metadata={"created_by": "maker"})
+
+    with Meanwhile(openbao.address) as between:
+        overrides = {"identity": {"binding": "preferred"}, "upstream": {"address": between.address}}
+        process = SidecarProcess(tmp_path, openbao, issuer, overrides)
+        (process.policies / "policies.cedar").write_text(POLICIES)
+        with process:
+
+            def replaced(cas: dict[str, int]) -> requests.Response:
+                kv.delete_metadata_and_all_versions(f"raced/{there}", mount_point="secret")
+                if there:
+                    openbao.put(f"raced/{there}", {"k": "v"})
+                between.does.append(stamp)
+                bearer = {"Authorization": f"Bearer {issuer.token(sub='other')}"}
+                body = {"custom_metadata": {"team": "red"}} | cas
+                url = f"{process.url}/v1/secret/metadata/raced/{there}"
+                return requests.post(url, json=body, headers=bearer, timeout=30)
+
+            def labels() -> Any:
+                read = kv.read_secret_metadata(f"raced/{there}", mount_point="secret")
+                return read["data"]["custom_metadata"]
+
+            assert replaced({}).status_code == 204
+            assert labels() == {"created_by": "maker", "team": "red"}
+            guessed = replaced({"metadata_cas": 1})
+            assert (guessed.status_code, guessed.json()["code"]) == (409, "VERSION_CONFLICT")
+            assert labels() == {"created_by": "maker"}
 
 
 def test_a_rotation_tells_the_version_before_and_after(world: World) -> None:
