@@ -1,5 +1,8 @@
 """Listings and search: many secrets, each decided by itself, in pages that are bounded.
 
+What is looked for is looked for among what the caller may know of: were only what fits decided, the time that takes
+would tell whether hidden names fit, and so the names themselves, letter by letter.
+
 One page looks into so many folders, has so many secrets decided, and begins no further step after so many seconds; what
 is left comes with the next page, which goes on where this one ended without looking at anything twice.
 """
@@ -140,15 +143,23 @@ class Listings:
             named = call.endpoint is Endpoint.LIST or text in "/".join(uri.path).casefold()
             return named and str(uri).startswith(begins)
 
-        items, following = await _page(desk, roots, matches, call.limit, position)
+        whole = call.endpoint is Endpoint.LIST and len(roots) == 1 and str(roots[0]) == begins
+        batch = min(_BATCH, call.limit + 1) if whole else _BATCH
+        items, following = await _page(desk, roots, matches, call.limit, batch, position)
         sealed = None if following is None else self._cursors.seal(following, desk.caller, question)
         return Reply(200, {"items": items, "next": sealed})
 
 
 async def _page(
-    desk: Desk, roots: list[SecretUri], matches: Callable[[SecretUri], bool], limit: int, position: Position | None
+    desk: Desk,
+    roots: list[SecretUri],
+    matches: Callable[[SecretUri], bool],
+    limit: int,
+    most: int,
+    position: Position | None,
 ) -> tuple[list[dict[str, Any]], Position | None]:
-    """One page, in the order of the walk, and where the next one begins, behind all that was decided."""
+    """One page, in the order of the walk, and where the next one begins, behind all that was decided. `most` are
+    decided at once."""
     budget = _Budget()
     walk = _Walk(desk, roots, position, budget)
     items: list[dict[str, Any]] = []
@@ -163,7 +174,7 @@ async def _page(
             if len(items) == limit:
                 return False
             decided = at
-            if shown:
+            if shown and matches(uri):
                 items.append({"uri": str(uri)})
         batch.clear()
         return True
@@ -171,10 +182,10 @@ async def _page(
     while True:
         try:
             uri = await walk.next()
-            if uri is not None and matches(uri):
+            if uri is not None:
                 batch.append((uri, walk.position))
                 budget.candidates -= 1
-            if len(batch) == min(_BATCH, limit + 1) and not await decide():
+            if len(batch) == most and not await decide():
                 return items, decided
             if uri is not None and not budget.is_spent:
                 continue

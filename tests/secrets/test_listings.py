@@ -174,6 +174,22 @@ async def test_a_name_that_no_cursor_could_stand_at_is_passed_over() -> None:
     assert len(cursor) < 2048
 
 
+@pytest.mark.parametrize("hidden", ["", "app"])
+async def test_what_is_decided_does_not_depend_on_what_is_looked_for(hidden: str) -> None:
+    """Else the time that it takes would tell of names that nobody may know of."""
+    seen = set()
+    for asked in (
+        call(Endpoint.SEARCH, q="nothing"),
+        call(Endpoint.SEARCH, q="app"),
+        call(prefix=f"{ROOT}ap"),
+        call(prefix=f"{ROOT}no"),
+    ):
+        desk = Desk(tree := Tree("app/db", "app/dc", "apple", "b"), hidden or "\0")
+        await pages(desk, asked)
+        seen.add((desk.decided, len(tree.listed)))
+    assert len(seen) == 1
+
+
 async def test_a_prefix_is_taken_in_any_spelling_and_may_end_within_a_name() -> None:
     desk = Desk(Tree("app/db", "app/dc", "apple", "b"))
     for prefix, shown in (
