@@ -8,7 +8,7 @@ opens.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ from sidecar.caller.identity import Caller
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.decision.flight import Attributes, Flight, Waiter, fetched
-from sidecar.decision.grants import Claim, Grant, GrantKey, UseReservation, claim_of, grant_key
+from sidecar.decision.grants import Claim, Grant, GrantKey, Owner, UseReservation, claim_of, grant_key
 from sidecar.decision.observed import Decision
 from sidecar.decision.openings import claim_opening, give_back, is_unclaimed
 from sidecar.decision.pdp import AllowAll, PdpAccess, again, no_answer, retry_after
@@ -34,7 +34,8 @@ from sidecar.shared_replays.store import SharedReplays
 from sidecar.surface.operation import Operation
 
 MAX_FLIGHTS: Final = 1024
-"""Different questions under way at once."""
+"""Different questions under way at once. One issuer's subject has three quarters of them at most: a few requests for a
+hundred secrets each would leave nobody else any."""
 
 MAX_ROUNDS_OUTDATED: Final = 8
 """How often a question is asked anew because policies changed while it was answered."""
@@ -82,6 +83,7 @@ class Decider:
         self.standing = Standing(config, clock, self._terms, shared)
         """What is known of callers: grants, spent tokens, denials."""
         self._flights: dict[GrantKey, Flight] = {}
+        self._flying: Counter[Owner] = Counter()
         self.on_session_end: list[Callable[[str], None]] = []
         """Called with each subject whose session a policy ends. They neither wait nor raise."""
         self.on_decision: list[Callable[[Decision], None]] = []
@@ -251,9 +253,11 @@ class Decider:
         """Joins those who wait for the same decision. Cancelled, it leaves them alone and gives back what it got."""
         flight = self._flights.get(waiter.key)
         if flight is None:
-            if len(self._flights) >= MAX_FLIGHTS:
+            owner = waiter.claim[:2]
+            if len(self._flights) >= MAX_FLIGHTS or self._flying[owner] >= MAX_FLIGHTS - MAX_FLIGHTS // 4:
                 raise Refused(Code.OVERLOADED, "Too many decisions are under way; try again.", headers=retry_after(1))
-            flight = self._flights[waiter.key] = Flight(waiter.claim[:2], waiter.together)
+            flight = self._flights[waiter.key] = Flight(owner, waiter.together)
+            self._flying[owner] += 1
             if waiter.together is not None:
                 waiter.together.announce()
             flight.waiters.append(waiter)
@@ -304,6 +308,9 @@ class Decider:
             _log.exception("internal fault in a decision")
         finally:
             del self._flights[key]
+            self._flying[flight.owner] -= 1
+            if not self._flying[flight.owner]:
+                del self._flying[flight.owner]
             if self._shared is not None:
                 give_back(self._shared, flight)
             if flight.together is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from sidecar.decision.pdp import PdpOutage
 from sidecar.decision.permit import Denied, Obligations, Permit, Question, Verdict
 from sidecar.errors import Code, Refused
 from sidecar.ops.metrics import REGISTRY
-from sidecar.surface.operation import Purpose
+from sidecar.surface.operation import Operation, Purpose
 from tests.decision.making import (
     DB,
     ISSUER,
@@ -33,9 +34,9 @@ def sample(name: str) -> float:
     return REGISTRY.get_sample_value(name) or 0.0
 
 
-async def code_of(desk: Desk, who: Caller | None = None) -> Code:
+async def code_of(desk: Desk, who: Caller | None = None, what: Operation | None = None) -> Code:
     with pytest.raises(Refused) as refused:
-        await desk.permit(who)
+        await desk.permit(who, what)
     return refused.value.code
 
 
@@ -596,6 +597,22 @@ async def test_too_many_decisions_at_once_are_refused(monkeypatch: pytest.Monkey
     assert await code_of(desk, caller("c")) is Code.OVERLOADED
     desk.pdp.gate.set()
     await asyncio.gather(*waiting)
+
+
+async def test_one_callers_many_secrets_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a bulk request's is a decision of its own."""
+    monkeypatch.setattr("sidecar.decision.decide.MAX_FLIGHTS", 8)
+    desk = Desk(permitting())
+    desk.pdp.gate = asyncio.Event()
+    many = [operation(uri=replace(DB, path=(f"s{number}",))) for number in range(7)]
+    waiting = [asyncio.create_task(desk.permit(caller("greedy"), one)) for one in many[:6]]
+    await desk.pdp.wait_until_asked(6)
+    assert await code_of(desk, caller("greedy"), many[6]) is Code.OVERLOADED
+    waiting.append(asyncio.create_task(desk.permit(caller("other"))))
+    await desk.pdp.wait_until_asked(7)
+    desk.pdp.gate.set()
+    await asyncio.gather(*waiting)
+    await desk.spend(caller("greedy"), many[6])
 
 
 async def test_the_tables_sizes_are_told() -> None:
