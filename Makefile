@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run demo test test-fast fuzz chaos soak bench doctor fmt lint docs manifests clean lock
+.PHONY: install run demo test test-fast kube-versions fuzz chaos soak bench doctor fmt lint docs manifests clean lock
 
 install: $(STAMP)
 
@@ -39,6 +39,12 @@ test-fast: install
 
 test: lint
 	$(BIN)/pytest -n 2 -q
+
+# What concerns Kubernetes, with older API servers; each is built once, which takes minutes.
+KUBE_TESTS := tests/real/test_kube.py tests/injector tests/kube tests/attack/test_kube.py tests/deploy
+kube-versions: install
+	KUBE_VERSION=1.28.15 $(BIN)/pytest -q tests/kube/older_cluster.py
+	KUBE_VERSION=1.29.15 $(BIN)/pytest -q $(KUBE_TESTS)
 
 fuzz: install
 	$(BIN)/python -m tests.differential.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))

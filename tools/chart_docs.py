@@ -1,4 +1,4 @@
-"""The page of the chart's values: values.yaml says name, default and meaning, values.schema.json the type."""
+"""The chart's README, of its values: values.yaml says name, default and meaning, values.schema.json the type."""
 
 from __future__ import annotations
 
@@ -85,11 +85,13 @@ def page() -> str:
     """The page as Markdown."""
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     lines = [
-        "# Values of the chart",
+        "# openbao-sidecar",
         "",
-        "Written from `deploy/k8s/chart/values.yaml` and its schema by `make docs`. Unknown keys are",
-        "refused. What stands under `ops` becomes the sidecar's [configuration](configuration.md);",
-        "[how to run it in Kubernetes](../how-to/run-in-kubernetes.md) shows it at work.",
+        "A policy enforcement point beside each application, in front of OpenBao: as a sidecar, as a gateway, or put",
+        "into pods by an injector. [How to run it in Kubernetes](../../../docs/how-to/run-in-kubernetes.md) shows it.",
+        "",
+        "Its values, written from `values.yaml` and its schema by `make docs`. Unknown keys are refused. What stands",
+        "under `ops` becomes the sidecar's [configuration](../../../docs/reference/configuration.md).",
     ]
     section = None
     for value in values():

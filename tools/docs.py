@@ -1,5 +1,5 @@
-"""Writes what is generated from the code, the pages of docs/reference and a part of the chart's schema: `make docs`.
-Tests hold them against it."""
+"""Writes what is generated from the code: the pages of docs/reference, the chart's README and a part of its schema:
+`make docs`. Tests hold them against it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tools import chart_docs, chart_extra, surface_docs
 
 ATTACKS = Path(__file__).resolve().parent.parent / "tests" / "attack"
 _ATTACK = re.compile(r"(?:async )?def test_(?P<group>[a-z]+)_(?P<number>\d\d)_(?P<what>\w+)")
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
 
 
 def configuration() -> str:
@@ -163,7 +164,7 @@ def metrics_page() -> str:
 
 PAGES = {
     "attacks.md": attacks,
-    "chart-values.md": chart_docs.page,
+    "../../deploy/k8s/chart/README.md": chart_docs.page,
     "configuration.md": configuration,
     "errors.md": errors,
     "headers.md": surface_docs.headers,
@@ -178,7 +179,7 @@ def main() -> None:
     REFERENCE.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
-        print(f"written: docs/reference/{name}")
+        print(f"written: {(REFERENCE / name).resolve().relative_to(ROOT)}")
     chart_extra.write()
     print("written: deploy/k8s/chart/values.schema.json, ops.extraConfig")
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (3, 11)
 GO_CLIENT = ROOT / "tests" / "clients" / "go"
+NETPOL = ROOT / "tests" / "real" / "netpol"
 NODE_CLIENT = ROOT / "tests" / "clients" / "node"
 CERBOS = ROOT / "tests" / "real" / "cerbos"
 
@@ -42,6 +43,7 @@ GO_PROGRAMS = {
     "helm": "3.22.0",
     "kube-apiserver": "1.34.4",
     "kubeconform": "0.8.0",
+    "netpol": version_of(NETPOL),
     "opa": "1.22.2",
     "openbao-client": version_of(GO_CLIENT),
     "openfga": "1.22.1",

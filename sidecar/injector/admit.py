@@ -45,7 +45,7 @@ def admit(review: Review, rules: Rules, phase: Phase) -> Injection:
     """
     if review.namespace in UNTOUCHED_NAMESPACES or review.namespace == rules.own_namespace:
         return _NOTHING
-    if review.subresource == "portforward":  # which port is not told; asked only where the operator registers it
+    if review.subresource == "portforward":  # which port is not told; not asked where the operator lets it be
         raise Denied(
             "port-forward: what comes by it comes from the pod's loopback, and would be the pod to its sidecar"
         )

@@ -16,6 +16,9 @@ ADMISSIONS: Final = Counter(
     ["phase", "result"],
     registry=REGISTRY,
 )
+for _phase in ("mutate", "validate"):
+    for _result in ("injected", "unchanged", "denied", "malformed", "failed"):
+        ADMISSIONS.labels(_phase, _result)  # there from the start: an increase from nothing is not seen
 SECONDS: Final = Histogram(
     "sidecar_injector_seconds",
     "Time to an answer",

@@ -133,6 +133,13 @@ def test_kube_01_nobody_enters_the_sidecar_to_read_its_token(cluster: Cluster, r
     assert "openbao-sidecar" not in cluster.kube.answer("POST", f"{path}app").text  # no node: another failure
 
 
+def test_kube_01_nobody_is_the_pod_by_a_forwarded_port(cluster: Cluster, running: Tree) -> None:
+    """What comes by it comes from the pod's loopback, where a request without credentials is the pod's own."""
+    forwarded = cluster.kube.answer("POST", f"{PODS}/{running['metadata']['name']}/portforward?ports=8200")
+    assert forwarded.status_code == 403
+    assert "openbao-sidecar: port-forward" in forwarded.json()["message"]
+
+
 # -- 02: annotations as configuration --------------------------------------------------------------------------------
 INJECTIONS = {
     "tenant_id": "acme\ntenant: {id: umbrella}",

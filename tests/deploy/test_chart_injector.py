@@ -16,6 +16,7 @@ from sidecar.injector.admit import Rules
 from sidecar.injector.app import DRAIN_SECONDS
 from sidecar.injector.config import InjectorConfig, load
 from sidecar.injector.names import UNTOUCHED_NAMESPACES
+from sidecar.injector.review import SUBRESOURCES
 from tests.deploy.pod import config_file, environment, of_kind
 from tests.deploy.schemas import assert_valid
 from tests.deploy.values import CHART, INJECTOR, INJECTORS, values
@@ -126,12 +127,21 @@ def test_what_is_registered_is_what_the_injectors_page_asks_for(helm: Helm, case
             for operation in rule["operations"]
             for resource in rule["resources"]
         }
-        entering = {("CONNECT", "pods/exec"), ("CONNECT", "pods/attach")}
+        entering = {("CONNECT", f"pods/{how}") for how in ("exec", "attach", "portforward")}
+        if INJECTORS[case].get("injector.allowPortForward"):
+            entering.remove(("CONNECT", "pods/portforward"))
         changing = {("UPDATE", "pods"), ("UPDATE", "pods/ephemeralcontainers")}
         assert asked == {("CREATE", "pods")} | (entering | changing if path == "/validate" else set())
         conditions = [one["expression"].split() for one in webhook.get("matchConditions", ())]
         assert conditions == ([HAS_A_SAY.split()] if path == "/validate" else [])
         assert webhook.get("reinvocationPolicy") == ("IfNeeded" if path == "/mutate" else None)
+
+
+def test_all_that_the_injector_has_a_say_in_is_registered(helm: Helm) -> None:
+    """But a change of resources, of which it lets in every one."""
+    (webhook,) = one(rendered(helm, "injector"), "ValidatingWebhookConfiguration")["webhooks"]
+    asked = {resource.partition("/")[2] for rule in webhook["rules"] for resource in rule["resources"]}
+    assert asked == SUBRESOURCES - {"resize"}
 
 
 def test_two_releases_of_one_name_do_not_share_what_belongs_to_the_cluster(helm: Helm) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import promql_parser
 import pytest
 import requests
@@ -17,12 +20,16 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.errors import STATUS
+from sidecar.injector import metrics as injector_metrics
+from sidecar.injector.app import Injector
 from sidecar.ops import metrics
 from tests.deploy.pod import of_kind
 from tests.deploy.values import CHART, values
+from tests.injector.test_running import issued_for
 from tests.real.helm import BUILD_TIMEOUT, Helm
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
+from tests.support.certificates import Authority
 from tests.support.tokens import Issuer
 
 ALERTS: Final = CHART / "files" / "alerts.yaml"
@@ -43,7 +50,8 @@ CLOSED: Final[dict[tuple[str, str], set[str]]] = {
     ("sidecar_pep_seconds_bucket", "path"): {"grant", "first"},
     ("sidecar_decisions_total", "effect"): {"permit", "deny", "error"},
     ("sidecar_part_warning", "part"): {"revocations"},
-    ("up", "container"): {"openbao-sidecar"},
+    ("sidecar_injector_admissions_total", "result"): {"injected", "unchanged", "denied", "malformed", "failed"},
+    ("up", "container"): {"openbao-sidecar", "injector"},
 }
 """Values that a label is compared with, where that is not a name of Kubernetes'."""
 NOT_SHOWN: Final = {
@@ -88,12 +96,14 @@ def asked(expression: str) -> list[tuple[str, dict[str, str]]]:
 
 @pytest.fixture(scope="module")
 def exposed(openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The samples' names of a running sidecar's /metrics, each with the labels that it may have."""
+    """The samples' names of a running sidecar's and a running injector's /metrics, each with the labels that it may
+    have."""
     with SidecarProcess(tmp_path_factory.mktemp("monitored"), openbao, Issuer()) as sidecar:
         text = requests.get(f"http://127.0.0.1:{sidecar.ops_port}/metrics", timeout=10).text
+    told = asyncio.run(_told_by_an_injector(tmp_path_factory.mktemp("monitored")))
     labels = {collector._name: set(collector._labelnames) for collector in _collectors()}
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in (*text_string_to_metric_families(text), *text_string_to_metric_families(told)):
         own = labels.get(family.name, set())
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         for suffix in suffixes:
@@ -101,8 +111,16 @@ def exposed(openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+async def _told_by_an_injector(folder: Path) -> str:
+    configured = issued_for(Authority(), folder, timedelta(hours=1))
+    url = f"http://{configured.ops.address}/metrics"
+    async with Injector(configured), aiohttp.ClientSession() as http, http.get(url) as answer:
+        return await answer.text()
+
+
 def _collectors() -> Iterator[Any]:
-    return (one for one in vars(metrics).values() if hasattr(one, "_labelnames") and hasattr(one, "_name"))
+    everything = (*vars(metrics).values(), *vars(injector_metrics).values())
+    return (one for one in everything if hasattr(one, "_labelnames") and hasattr(one, "_name"))
 
 
 # -- what is asked for is there --------------------------------------------------------------------------------------
@@ -138,7 +156,8 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 # -- each alert fires ------------------------------------------------------------------------------------------------
-POD: Final = 'namespace="shop",pod="web-1",container="openbao-sidecar"'
+POD: Final = {"namespace": "shop", "pod": "web-1", "container": "openbao-sidecar"}
+INJECTOR: Final = 'container="injector",pod="openbao-sidecar-injector-1"'
 FIRES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "OpenBaoSidecarDown": ({"up": "0x40"}, "1x40"),
     "OpenBaoSidecarNotReady": ({'sidecar_part_ready{part="upstream"}': "0x40"}, "1x40"),
@@ -193,14 +212,37 @@ FIRES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "OpenBaoSidecarReplayStoreFails": ({"sidecar_replay_store_errors_total": "0+1x40"}, "0x40"),
     "OpenBaoSidecarRevocationsSilent": ({'sidecar_part_warning{part="revocations"}': "1x40"}, "0x40"),
     "OpenBaoSidecarRevocationsMalformed": ({"sidecar_revocations_malformed_total": "0x37 1x3"}, "0x40"),
+    "OpenBaoSidecarInjectorDown": ({f"up{{{INJECTOR}}}": "0x40"}, "1x40"),
+    "OpenBaoSidecarInjectorFails": (
+        {f'sidecar_injector_admissions_total{{phase="mutate",result="failed",{INJECTOR}}}': "0x37 1x3"},
+        "0x40",
+    ),
+    "OpenBaoSidecarInjectorSlow": (
+        {
+            f'sidecar_injector_seconds_bucket{{le="1.0",{INJECTOR}}}': "0+50x40",
+            f'sidecar_injector_seconds_bucket{{le="5.0",{INJECTOR}}}': "0+60x40",
+            f'sidecar_injector_seconds_bucket{{le="+Inf",{INJECTOR}}}': "0+60x40",
+        },
+        "0+60x40",
+    ),
+    "OpenBaoSidecarInjectorCertificateExpires": (
+        {f"sidecar_injector_certificate_expiry_seconds{{{INJECTOR}}}": "23000x40"},
+        "30000x40",
+    ),
+    "OpenBaoSidecarInjectorCertificateErrors": (
+        {f"sidecar_injector_certificate_errors_total{{{INJECTOR}}}": "0+1x40"},
+        "0+1x22 22x18",
+    ),
 }
 """Series under which each alert fires after 40 minutes, and what its first series is where all is well."""
 
 
 def series(name: str, samples: str) -> dict[str, str]:
     """One input series of promtool's."""
-    metric, _, own = name.removesuffix("}").partition("{")
-    return {"series": f"{metric}{{{POD}{',' if own else ''}{own}}}", "values": samples}
+    metric, _, own = name.partition("{")
+    labels = POD | dict(re.findall(r'(\w+)="([^"]*)"', own))
+    written = ",".join(f'{key}="{text}"' for key, text in labels.items())
+    return {"series": f"{metric}{{{written}}}", "values": samples}
 
 
 def test_every_alert_has_a_case() -> None:

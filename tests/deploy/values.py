@@ -235,6 +235,7 @@ INJECTORS: Final[dict[str, dict[str, Any]]] = {
     | {
         "injector.clientCaConfigMap": "api-servers-ca",
         "injector.apiServerCidrs": ["10.1.0.0/24", "fd00:1::/64"],
+        "injector.allowPortForward": True,
         "injector.priorityClassName": "system-cluster-critical",
         "injector.tolerated": {"env": ["AWS_ROLE_ARN"], "mountPaths": ["/var/run/secrets/eks.amazonaws.com"]},
     },

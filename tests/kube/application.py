@@ -3,12 +3,16 @@
 `once`: reads its secret, says so, ends. `serve`: reads without rest, over kept and over fresh connections, and goes on
 for a while when it is told to end, as an application does that has work to finish. It prints what it read, a line where
 reads begin to fail and one where they succeed again, and at its end how many there were and what each failure was.
-`look`: prints what it finds of other containers.
+`later`: the same, once a first read has succeeded. `look`: prints what it finds of other containers, and what it reads
+by a Unix socket.
 """
 
+import contextlib
+import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -36,6 +40,28 @@ def read_fresh() -> str:
     return json.dumps(answer.json()["data"]["data"], sort_keys=True)
 
 
+def read_by_socket(address: str) -> str:
+    """Over a connection to a Unix socket, as the `bao` client makes it."""
+    path = address.removeprefix("unix://")
+    with contextlib.closing(http.client.HTTPConnection("localhost", timeout=10)) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.connect(path)
+        connection.request("GET", "/v1/secret/data/app/db", headers={"X-Vault-Request": "true"})
+        answer = json.loads(connection.getresponse().read())
+    return json.dumps(answer["data"]["data"], sort_keys=True)
+
+
+def later() -> int:
+    """`serve`, from the first read on that succeeds."""
+    while True:
+        try:
+            read_fresh()
+        except requests.RequestException:
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return serve()
+
+
 def serve() -> int:
     """Until SIGTERM, and a little longer."""
     ended: list[bool] = []
@@ -60,13 +86,17 @@ def serve() -> int:
 def look() -> None:
     """Where a token might be: other processes, their variables and files; this container's own file system."""
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit() and path.name != str(os.getpid())]
-    found = [str(Path(folder) / name) for folder, _, names in os.walk(TOKENS, followlinks=True) for name in names]
-    print(json.dumps({"processes": len(processes), "files": found, "variables": sorted(os.environ)}), flush=True)
+    files = [str(Path(folder) / name) for folder, _, names in os.walk(TOKENS, followlinks=True) for name in names]
+    found = {"processes": len(processes), "files": files, "variables": sorted(os.environ)}
+    address = os.environ["VAULT_ADDR"]
+    if address.startswith("unix://"):
+        found["secret"] = read_by_socket(address)
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        sys.exit(serve())
+    if sys.argv[1] in ("serve", "later"):
+        sys.exit(serve() if sys.argv[1] == "serve" else later())
     elif sys.argv[1] == "look":
         look()
     else:

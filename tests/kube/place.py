@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -128,9 +128,13 @@ class Place:
         return created
 
     @contextmanager
-    def running(self, template: Mapping[str, Any], **options: Any) -> Iterator[RunningPod]:
-        """A pod made of it, not started yet; gone from the API server in the end."""
+    def running(
+        self, template: Mapping[str, Any], *, change: Callable[[dict[str, Any]], None] = lambda _: None, **options: Any
+    ) -> Iterator[RunningPod]:
+        """A pod made of it, not started yet; gone from the API server in the end. `change`: what runs is not what was
+        admitted, to see what that would do."""
         pod = self.create(template)
+        change(pod)
         name = pod["metadata"]["name"]
         ways_out = [self.openbao.port, self.kube.port]
         with RunningPod(self.folder / name, self.kube, pod, images=IMAGES, ways_out=ways_out, **options) as running:

@@ -28,8 +28,8 @@ NAMESPACE: Final = "injected"
 
 
 @pytest.fixture(scope="module")
-def place(kube: KubeApi, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A labelled namespace, what its pods are allowed, and the injector."""
+def place(kube: KubeApi, openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A labelled namespace with what its pods need."""
     made = Place(kube, openbao, tmp_path_factory.mktemp("injected"), NAMESPACE, "app", **{LABEL: "enabled"})
     kube.service_account("app", NAMESPACE)
     cluster = {
@@ -46,27 +46,34 @@ def place(kube: KubeApi, openbao: OpenBao, tmp_path_factory: pytest.TempPathFact
     }
     made.make("configmaps", "sidecar-config", data={"config.yaml": yaml.safe_dump(config)})
     made.make("configmaps", "sidecar-policies", data={"pods.cedar": policy(NAMESPACE, "app")})
+    return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def injector(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InjectorProcess]:
+    """The injector, and what it allows the namespace's pods."""
+    kube = place.kube
     tenant = {"id": "acme", "allowed_mounts": ["secret"], "roles": ["pods"], "salt_secret": {"name": "acme-salt"}}
     allowed = {"tenants": [tenant], "configs": ["sidecar-config"], "policies_config_map": "sidecar-policies"}
     sidecar = {
         "image": "openbao-sidecar:0.1.0",
         "environment": "test",
-        "upstream": {"address": openbao.address, "mount": NAMESPACE},
+        "upstream": {"address": place.openbao.address, "mount": NAMESPACE},
         "token": {"audience": AUDIENCE},
         "trust": [{"configMap": {"name": "cluster-ca", "items": [{"key": "ca.crt", "path": "cluster.crt"}]}}],
         "secrets": [{"serviceAccountToken": {"audience": kube.issuer, "path": "api"}}],
     }
-    injector = InjectorProcess(tmp_path_factory.mktemp("injector"), kube, sidecar, {NAMESPACE: allowed})
-    register(kube, injector.port)
-    injector.start()
+    process = InjectorProcess(tmp_path_factory.mktemp("injector"), kube, sidecar, {NAMESPACE: allowed})
+    register(kube, process.port)
+    process.start()
     try:
-        yield made
+        yield process
     finally:
         unregister(kube)
-        injector.stop()
+        process.stop()
 
 
-def ordinary(place: Place, what: str, **more: Any) -> dict[str, Any]:
+def ordinary(place: Place, what: str, *, listen: str = "tcp", **more: Any) -> dict[str, Any]:
     """What an application's author writes."""
     hardened = {
         "runAsNonRoot": True,
@@ -83,7 +90,8 @@ def ordinary(place: Place, what: str, **more: Any) -> dict[str, Any]:
         "securityContext": hardened,
     }
     spec = {"serviceAccountName": "app", "automountServiceAccountToken": False, "containers": [container], **more}
-    return {"metadata": {"annotations": {"openbao-sidecar.io/inject": "true"}}, "spec": spec}
+    asked = {"openbao-sidecar.io/inject": "true", "openbao-sidecar.io/listen": listen}
+    return {"metadata": {"annotations": asked}, "spec": spec}
 
 
 def test_it_reads_its_secret_from_its_first_request_to_its_last(place: Place) -> None:
@@ -109,12 +117,13 @@ def test_a_job_with_an_init_container_that_reads_comes_to_its_end(place: Place) 
         assert [pod.container(name).log().strip() for name in ("first", "application")] == [SECRET, SECRET]
 
 
-def test_the_application_finds_no_token_and_its_own_opens_nothing(place: Place) -> None:
+def test_the_application_has_the_sidecars_socket_and_no_token_and_its_own_opens_nothing(place: Place) -> None:
     """Its own token, for the API server or for the sidecar, is of another audience than OpenBao's role is bound to."""
-    with place.running(ordinary(place, "look", restartPolicy="Never")) as pod:
+    with place.running(ordinary(place, "look", listen="unix", restartPolicy="Never")) as pod:
         pod.start()
         assert pod.wait() == [0]
         found = json.loads(pod.container("application").log())
+        assert found["secret"] == SECRET
         assert found["files"] == []
         assert found["processes"] == 0
         assert not [name for name in found["variables"] if name.startswith("SIDECAR")]
@@ -126,3 +135,41 @@ def test_the_application_finds_no_token_and_its_own_opens_nothing(place: Place) 
                 login("pods", token, use_token=False, mount_point=NAMESPACE)
         token = place.kube.token("app", NAMESPACE, audiences=[AUDIENCE], pod=metadata)
         assert login("pods", token, use_token=False, mount_point=NAMESPACE)["auth"]["client_token"]
+
+
+# -- where there are no native sidecars ------------------------------------------------------------------------------
+@pytest.fixture
+def classic(injector: InjectorProcess) -> Iterator[None]:
+    """The injector as on an older cluster."""
+    injector.stop()
+    injector.config["native_sidecars"] = "never"
+    injector.start()
+    yield
+    injector.stop()
+    del injector.config["native_sidecars"]
+    injector.start()
+
+
+def without_its_hook(pod: dict[str, Any]) -> None:
+    """The sidecar is told to end when the application is."""
+    (sidecar,) = (one for one in pod["spec"]["containers"] if one["name"] == SIDECAR)
+    del sidecar["lifecycle"]
+
+
+@pytest.mark.parametrize("hooked", [True, False], ids=["as it is", "without its hook"])
+def test_a_classic_sidecar_serves_until_the_application_has_ended(place: Place, classic: None, hooked: bool) -> None:
+    """Held against the same pod without the hook, where the application's last reads fail."""
+    classic_ends_after_the_application(place, hooked=hooked)
+
+
+def classic_ends_after_the_application(place: Place, *, hooked: bool) -> None:
+    """A pod with a classic sidecar, from its start to its end."""
+    asked = ordinary(place, "later", terminationGracePeriodSeconds=2)
+    with place.running(asked, change=without_its_hook if not hooked else lambda _: None) as pod:
+        assert [one["name"] for one in pod.pod["spec"]["containers"]] == ["application", SIDECAR]
+        pod.start()
+        wait_for(lambda: SECRET in pod.container("application").log(), "the application has read")
+        ended = pod.terminate()
+        told = json.loads(pod.container("application").log().splitlines()[-1])
+        assert bool(told["failed"]) is not hooked, told
+        assert ended == {"application": int(not hooked), SIDECAR: 0}

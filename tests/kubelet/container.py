@@ -99,8 +99,22 @@ class Container:
         hook = self.spec.get("lifecycle", {}).get("preStop", {})
         if "sleep" in hook:
             time.sleep(hook["sleep"]["seconds"])
+        elif "exec" in hook:
+            self._run_inside(hook["exec"]["command"])
         elif hook:
             raise NotImplementedError(f"{self.name}: {hook}")
+
+    def _run_inside(self, command: Sequence[str]) -> None:
+        """A command beside the container's own, in its namespaces and as its user."""
+        assert self._process is not None, f"{self.name} was not started"
+        outside = self._process.pid
+        inside = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()[0]
+        user, group = (str(self._specification()[key]) for key in ("uid", "gid"))
+        entered = ["--mount", "--net", "--pid", "--ipc", "--root", "--wd", "--setuid", user, "--setgid", group]
+        done = subprocess.run(
+            ["nsenter", "--target", inside, *entered, *command], env={}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{self.name}: {command}: {done.returncode}\n{done.stdout}{done.stderr}"
 
     def terminate(self) -> None:
         """SIGTERM."""

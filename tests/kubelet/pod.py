@@ -128,16 +128,13 @@ class RunningPod:
         deadline = time.monotonic() + self.pod["spec"].get("terminationGracePeriodSeconds", 30)
         self._ends.set()
         self._keeper.join()
-        hooks = {one.name: threading.Thread(target=one.pre_stop, daemon=True) for one in (*self._sidecars, *self._main)}
-        for hook in hooks.values():
-            hook.start()
-        for container in self._main:
-            hooks[container.name].join(max(0.0, deadline - time.monotonic()))
-            container.terminate()
+        hooks = [threading.Thread(target=one.pre_stop, daemon=True) for one in self._sidecars]
+        for thread in (*hooks, *(threading.Thread(target=_end, args=(one,), daemon=True) for one in self._main)):
+            thread.start()
         for container in self._main:
             self._ended(container, deadline)
-        for container in self._sidecars:
-            hooks[container.name].join(max(0.0, deadline - time.monotonic()))
+        for hook in hooks:
+            hook.join(max(0.0, deadline - time.monotonic()))
         self._end_sidecars(deadline)
         return {one.name: one.wait(1.0) for one in (*self._main, *self._sidecars)}
 
@@ -165,6 +162,12 @@ class RunningPod:
         self._starter.shutdown()
         self.volumes.tear_down()
         self.network.close()
+
+
+def _end(container: Container) -> None:
+    """Its hook, then SIGTERM: no container waits for another's hook."""
+    container.pre_stop()
+    container.terminate()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

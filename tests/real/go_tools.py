@@ -29,8 +29,8 @@ _LINES_PER_DOT: Final = 20
 class GoTool:
     """A program: its package, the version of its module, and how long it takes to build on two cores from nothing.
 
-    `source` is a module's folder in this tree; without it the package is the proxy's. `module` is a go.mod for a
-    package of the proxy's whose own one holds `replace` lines: `go install` refuses those.
+    `source` is a module's folder in this tree; without it the package is the proxy's. `module` is the text of a go.mod
+    for a package of the proxy's whose own one holds `replace` lines: `go install` refuses those.
     """
 
     name: str
@@ -38,7 +38,7 @@ class GoTool:
     package: str
     cold_seconds: int
     source: Path | None = None
-    module: Path | None = None
+    module: str = ""
     ldflags: str = ""
 
     @property
@@ -53,7 +53,7 @@ class GoTool:
 
     def command(self, go: str) -> list[str]:
         """What builds it, so that the program ends up in GOBIN; with a `module`, in the folder that holds it."""
-        if self.module is not None:
+        if self.module:
             flags = ["-v", "-mod=mod", "-buildvcs=false", "-trimpath", "-ldflags", self.ldflags]
             return [go, "build", *flags, "-o", self.name, self.package]
         if self.source is None:
@@ -107,8 +107,8 @@ def _build(tool: GoTool, say: Callable[[str], None]) -> None:
     unfinished.mkdir()
     # Proxy, caches and toolchain are the machine's own; what decides the result is set here.
     environment = os.environ | {"GOBIN": str(unfinished), "CGO_ENABLED": "0", "GOFLAGS": "-p=2", "GOWORK": "off"}
-    if tool.module is not None:
-        shutil.copyfile(tool.module, unfinished / "go.mod")
+    if tool.module:
+        (unfinished / "go.mod").write_text(tool.module, encoding="utf-8")
     say(f"\n==> building {tool.name} {tool.version}: about {tool.cold_seconds} s, once per machine ")
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *tool.command(go)],

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from tests.real.go_tools import GoTool, cached_go_tool
+from tests.real.kube_version import MINOR
 
 HELM: Final = GoTool("helm", "3.22.0", "helm.sh/helm/v3/cmd/helm", cold_seconds=130)
-KUBERNETES: Final = "1.34.0"
+KUBERNETES: Final = f"{MINOR}.0"
 """What charts are rendered for; a Helm from source believes in 1.20 otherwise."""
 BUILD_TIMEOUT: Final = 1200
 """Seconds for the first test on a machine, whose fixture builds Helm."""
@@ -45,7 +46,7 @@ class Helm:
     def lint(self, chart: Path, values: Mapping[str, Any]) -> str:
         """What `helm lint --strict` says. Raises `HelmRefused` for a warning too."""
         given = self._values_file(values)
-        return self._run("lint", "--strict", str(chart), "-f", str(given))
+        return self._run("lint", "--strict", str(chart), "-f", str(given), "--kube-version", KUBERNETES)
 
     def _values_file(self, values: Mapping[str, Any]) -> Path:
         given = self.home / "values.json"

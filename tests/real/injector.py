@@ -152,7 +152,7 @@ def registration(kind: str, path: str, port: int, failure_policy: str) -> dict[s
     if not mutating:
         rules += [
             {"operations": ["UPDATE"], "resources": ["pods", "pods/ephemeralcontainers"]},
-            {"operations": ["CONNECT"], "resources": ["pods/exec", "pods/attach"]},
+            {"operations": ["CONNECT"], "resources": ["pods/exec", "pods/attach", "pods/portforward"]},
         ]
     excluded = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE]}
     webhook: dict[str, Any] = {

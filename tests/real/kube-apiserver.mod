@@ -1,5 +1,6 @@
-// Builds kube-apiserver from its modules (tests/real/kube.py). The 31 modules below live in Kubernetes' own repository,
-// where its go.mod replaces them by folders; published apart they carry the same minor and patch, under v0.
+// Builds kube-apiserver from its modules (tests/real/kube.py). The modules below live in Kubernetes' own repository,
+// where its go.mod replaces them by folders; published apart they carry the same minor and patch, under v0. For another
+// version both are replaced here; not every version has every one of them, and what nobody asks for is not fetched.
 module kube-apiserver
 
 go 1.24.0
@@ -32,6 +33,7 @@ replace (
 	k8s.io/kube-scheduler => k8s.io/kube-scheduler v0.34.4
 	k8s.io/kubectl => k8s.io/kubectl v0.34.4
 	k8s.io/kubelet => k8s.io/kubelet v0.34.4
+	k8s.io/legacy-cloud-providers => k8s.io/legacy-cloud-providers v0.34.4
 	k8s.io/metrics => k8s.io/metrics v0.34.4
 	k8s.io/mount-utils => k8s.io/mount-utils v0.34.4
 	k8s.io/pod-security-admission => k8s.io/pod-security-admission v0.34.4

@@ -25,24 +25,24 @@ from sidecar.dev import leash
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
 from tests.real.go_tools import GoTool, cached_go_tool
+from tests.real.kube_version import MINOR, VERSION
 from tests.support.tokens import new_private_key
 from tests.upstream.certificates import private_pem
 
-VERSION: Final = "1.34.4"
 _VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 _LDFLAGS: Final = (
     "-s",
     "-w",
     f"-X {_VERSION_PACKAGE}.gitVersion=v{VERSION}",
     f"-X {_VERSION_PACKAGE}.gitMajor=1",
-    f"-X {_VERSION_PACKAGE}.gitMinor=34",
+    f"-X {_VERSION_PACKAGE}.gitMinor={MINOR.partition('.')[2]}",
 )
 KUBE_APISERVER: Final = GoTool(
     "kube-apiserver",
     VERSION,
     "k8s.io/kubernetes/cmd/kube-apiserver",
     cold_seconds=250,
-    module=Path(__file__).with_name("kube-apiserver.mod"),
+    module=Path(__file__).with_name("kube-apiserver.mod").read_text().replace("34.4", VERSION[2:]),
     ldflags=" ".join(_LDFLAGS),
 )
 BUILD_TIMEOUT: Final = 1800

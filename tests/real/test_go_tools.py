@@ -58,8 +58,7 @@ def test_a_program_is_built_once_and_kept_by_its_version(go: Go, tmp_path: Path)
 
 
 def test_a_program_with_a_module_of_its_own_is_built_in_it(go: Go, tmp_path: Path) -> None:
-    module = tmp_path / "probe.mod"
-    module.write_text("module probe\n")
+    module = "module probe\n"
     tool = GoTool("probe", "1.2.3", "example.org/cmd/probe", cold_seconds=9, module=module, ldflags="-s -X a.b=1")
     go.does("grep -q 'module probe' go.mod && touch probe")
     assert cached_go_tool(tool, quiet) == tool.binary

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.real.kube import BUILD_TIMEOUT, VERSION, KubeApi
+from tests.real.kube import BUILD_TIMEOUT, KubeApi
+from tests.real.kube_version import VERSION
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(BUILD_TIMEOUT)]
 

@@ -19,6 +19,7 @@ from tests.real.go_tools import GoTool, own_program
 from tests.real.helm import HELM
 from tests.real.kube import KUBE_APISERVER
 from tests.real.kubeconform import KUBECONFORM
+from tests.real.network_policies import NETPOL
 from tests.real.node_tools import kept_in
 from tests.real.pdps import OPA, OPENFGA, cerbos_folder
 from tools import doctor
@@ -28,7 +29,7 @@ SCRIPT: Final = ROOT / "tools" / "doctor.py"
 
 
 BUILT_BY_GO: Final[list[GoTool]] = [
-    *(CRDS, HELM, KUBECONFORM, KUBE_APISERVER, OPA, OPENFGA),
+    *(CRDS, HELM, KUBECONFORM, KUBE_APISERVER, NETPOL, OPA, OPENFGA),
     own_program(doctor.GO_CLIENT, cold_seconds=80),
 ]
 """All that `cached_go_tool` is asked for."""
@@ -211,8 +212,7 @@ def test_an_old_python_can_read_it_to_the_end() -> None:
 
 def test_it_asks_for_what_the_tests_use() -> None:
     assert {tool.name: tool.version for tool in BUILT_BY_GO} == doctor.GO_PROGRAMS
-    assert KUBE_APISERVER.module is not None
-    assert f"require k8s.io/kubernetes v{KUBE_APISERVER.version}\n" in KUBE_APISERVER.module.read_text()
+    assert f"require k8s.io/kubernetes v{KUBE_APISERVER.version}\n" in KUBE_APISERVER.module
     assert kafka.VERSION == doctor.KAFKA
 
 

@@ -49,12 +49,9 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 {{- if .Values.gateway.enabled }}
-# Endpoints learn late that a pod ends: it goes on serving for as long as clients may still be sent here. The kubelet
-# sleeps; the image has nothing that could.
+# Endpoints learn late that a pod ends: it goes on serving for as long as clients may still be sent here.
 lifecycle:
-  preStop:
-    sleep:
-      seconds: {{ int64 .Values.gateway.lingerSeconds }}
+  {{- include "openbao-sidecar.linger" (list . .Values.gateway.lingerSeconds) | nindent 2 }}
 {{- end }}
 securityContext:
   {{- include "openbao-sidecar.restricted" . | nindent 2 }}

@@ -28,6 +28,9 @@
 {{- $found = append $found (printf "ops.extraConfig.%s: is not for the injector's sidecars → remove it" $path) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq .Values.injector.nativeSidecars "always") (not (include "openbao-sidecar.native" .)) -}}
+{{- $found = append $found (printf "injector.nativeSidecars: Kubernetes %s has none, and no pod would start → set auto or never" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- if gt (int64 .Values.sidecar.drainSeconds) 600 -}}
 {{- $found = append $found "sidecar.drainSeconds: is more than the injector adds to a pod's grace period → make it at most 600" -}}
 {{- end -}}

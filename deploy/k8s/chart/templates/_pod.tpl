@@ -47,6 +47,28 @@ topologySpreadConstraints:
   {{- end }}
 {{- end -}}
 
+{{/*
+A container that goes on for some seconds before it is told to stop. From 1.30 on the kubelet sleeps itself; before, all
+that the image has for it is Python. Called with a list: the context, the seconds.
+*/}}
+{{- define "openbao-sidecar.linger" -}}
+{{- $context := index . 0 -}}
+{{- $seconds := int64 (index . 1) -}}
+preStop:
+  {{- if semverCompare ">=1.30-0" $context.Capabilities.KubeVersion.Version }}
+  sleep:
+    seconds: {{ $seconds }}
+  {{- else }}
+  exec:
+    command: [/usr/bin/python3, -I, -S, -c, {{ printf "import time; time.sleep(%d)" $seconds | quote }}]
+  {{- end }}
+{{- end -}}
+
+{{/* "true" where init containers may stay: native sidecars. */}}
+{{- define "openbao-sidecar.native" -}}
+{{- if semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version -}}true{{- end -}}
+{{- end -}}
+
 {{/* A container of ours: Pod Security's `restricted`, and nothing that can be written but its volumes. */}}
 {{- define "openbao-sidecar.restricted" -}}
 runAsNonRoot: true

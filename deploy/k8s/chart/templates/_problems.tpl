@@ -31,6 +31,9 @@ with its key and a remedy, as `sidecar check` does; `sidecar check` has the last
 {{- end -}}
 {{- end -}}
 
+{{- if and .Values.example.enabled (not (include "openbao-sidecar.native" .)) -}}
+{{- $found = append $found (printf "example.enabled: Kubernetes %s has no native sidecars → use the injector, or a cluster of 1.29 or later" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- if and $prod (not $ops.api.requireAuth) -}}
 {{- $found = append $found "ops.api.requireAuth: false is refused where ops.environment is prod → remove it, or set dev or test" -}}
 {{- end -}}
