@@ -138,15 +138,11 @@ def test_the_application_has_the_sidecars_socket_and_no_token_and_its_own_opens_
 
 
 # -- where there are no native sidecars ------------------------------------------------------------------------------
-@pytest.fixture
-def classic(injector: InjectorProcess) -> Iterator[None]:
-    """The injector as on an older cluster."""
+@pytest.fixture(scope="module")
+def classic(injector: InjectorProcess) -> None:
+    """The injector as on an older cluster, until its end: these tests come last."""
     injector.stop()
     injector.config["native_sidecars"] = "never"
-    injector.start()
-    yield
-    injector.stop()
-    del injector.config["native_sidecars"]
     injector.start()
 
 
