@@ -1,10 +1,17 @@
-"""Pods as a real API server lets them in, with its own defaulting, validation and admission around the injector."""
+"""Pods as a real API server lets them in, with its own defaulting, validation and admission around the injector.
+
+Their shapes are made up to hold what pods may have (`shapes.py`), and taken from public charts as these render with
+their own values (`public_pods.json`: cert-manager, external-dns, external-secrets, kyverno, metrics-server, Argo CD,
+the Prometheus operator, all Apache-2.0; the service account alone is changed, to one that is there).
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import requests
@@ -17,6 +24,7 @@ from tests.real.kube import BUILD_TIMEOUT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(BUILD_TIMEOUT)]
 
+PUBLIC: Final[dict[str, Tree]] = json.loads(Path(__file__).with_name("public_pods.json").read_text())
 PLAIN = "plain"
 """A namespace without the label."""
 
@@ -76,9 +84,18 @@ WISHES: dict[str, dict[str, str]] = {
 def test_a_pod_of_any_shape_is_let_in_with_nothing_but_additions(
     cluster: Cluster, plain: str, shape: Tree, wishes: dict[str, str]
 ) -> None:
-    wanted = pod(shape, **wishes)
+    only_gains(cluster, plain, pod(shape, **wishes), overridden="override_vault_addr" in wishes)
+
+
+@pytest.mark.parametrize("spec", PUBLIC.values(), ids=PUBLIC.keys())
+def test_a_pod_of_a_public_chart_is_let_in_with_nothing_but_additions(cluster: Cluster, plain: str, spec: Tree) -> None:
+    only_gains(cluster, plain, pod(spec))
+
+
+def only_gains(cluster: Cluster, plain: str, wanted: Tree, *, overridden: bool = False) -> None:
+    """Let in twice, as it is and as it came back, with a sidecar and otherwise as it is let in without."""
     before, after = tried(cluster, wanted, plain), tried(cluster, wanted)
-    assert_only_added(before["spec"], after["spec"], overridden="override_vault_addr" in wishes)
+    assert_only_added(before["spec"], after["spec"], overridden=overridden)
     assert sidecar_of(after)["restartPolicy"] == "Always"
     once_more = tried(cluster, again(after))
     assert once_more["spec"] == after["spec"]

@@ -16,7 +16,7 @@ from tests.deploy.values import BUILT, CHART, GATEWAYS, INJECTORS, values
 from tests.injector.difference import assert_only_added
 from tests.injector.making import Tree, annotated, pod, sidecar_of
 from tests.injector.shapes import SHAPES
-from tests.injector.test_real_cluster import again, plain, refused, tried
+from tests.injector.test_real_cluster import PUBLIC, again, plain, refused, tried
 from tests.kube.place import Place
 from tests.kube.test_injected_pod import classic_ends_after_the_application, injector, place
 from tests.real.helm import BUILD_TIMEOUT as HELM_TIMEOUT
@@ -28,6 +28,7 @@ from tests.real.kube_version import HAS_NATIVE_SIDECARS
 __all__ = ["injector", "place", "plain", "running"]  # fixtures
 pytestmark = [pytest.mark.real, pytest.mark.timeout(BUILD_TIMEOUT + HELM_TIMEOUT)]
 
+POSSIBLE: Final = SHAPES | PUBLIC
 INSTALLED: Final = {f"beside applications, {name}": case for name, case in BUILT.items()} | GATEWAYS | INJECTORS
 
 
@@ -61,7 +62,7 @@ def test_what_needs_native_sidecars_is_refused(helm: Helm, key: str, changes: di
 
 
 # -- the injector ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("shape", POSSIBLE.values(), ids=POSSIBLE.keys())
 def test_a_pod_gets_a_classic_sidecar_unless_it_would_never_end(cluster: Cluster, plain: str, shape: Tree) -> None:
     wanted = pod(shape)
     if shape.get("restartPolicy", "Always") != "Always":
