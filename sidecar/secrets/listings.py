@@ -9,6 +9,7 @@ is left comes with the next page, which goes on where this one ended without loo
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ from typing import Any, Final
 from sidecar.errors import Code, Refused
 from sidecar.secrets.cursors import Cursors, Position
 from sidecar.secrets.desk import Desk, Reply
+from sidecar.secrets.providers.port import Provider, Work
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.endpoints import Call, Endpoint
 from sidecar.surface.secrets.operations import Act, supports
 
 MAX_FOLDERS: Final = 200
-"""Folders that one page looks into."""
+"""Folders that one page looks into; one of many names counts once for each piece of them."""
 MAX_CANDIDATES: Final = 2000
 """Secrets that one page has decided."""
 MAX_SECONDS: Final = 5.0
@@ -59,11 +61,12 @@ class _Budget:
 @dataclass(slots=True)
 class _Frame:
     """A folder on the way to where the walk is: `last` is the name that was come to, `names` are those to come, None
-    until it was looked into."""
+    until it was looked into; `beyond` is the last of these names where more come after it."""
 
     folder: SecretUri
     last: str | None = None
     names: Iterator[str] | None = None
+    beyond: str | None = None
 
 
 class _Walk:
@@ -106,10 +109,14 @@ class _Walk:
             frame = self._stack[-1]
             if frame.names is None:
                 self._budget.take_folder()
-                frame.names = await self._names(frame)
+                await self._look_into(frame)
+                continue
             name = next(frame.names, None)
             if name is None:
-                self._stack.pop()
+                if frame.beyond is None:
+                    self._stack.pop()
+                else:
+                    frame.last, frame.names = frame.beyond, None
                 continue
             frame.last = name
             below = _below(frame.folder, name)
@@ -118,10 +125,16 @@ class _Walk:
             self._stack.append(_Frame(below))
         return None
 
-    async def _names(self, frame: _Frame) -> Iterator[str]:
-        folder, last = frame.folder, frame.last
-        names = await self._desk.browse(folder, lambda work, provider: provider.names(work, folder))
-        return iter(sorted(name for name in names if (last is None or name > last) and nameable(folder, name)))
+    async def _look_into(self, frame: _Frame) -> None:
+        folder, last = frame.folder, frame.last or ""
+
+        async def names(work: Work, provider: Provider) -> tuple[list[str], bool]:
+            found = await provider.names(work, folder, last)
+            return sorted(name for name in found if name > last), 0 < provider.names_at_once <= len(found)
+
+        found, more = await self._desk.browse(folder, names)
+        frame.beyond = _beyond(found[-1]) if more and found else None
+        frame.names = iter([name for name in found if nameable(folder, name)])
 
 
 class Listings:
@@ -199,6 +212,11 @@ async def _page(
 
 def _below(folder: SecretUri, name: str) -> SecretUri:
     return replace(folder, path=(*folder.path, name.removesuffix("/")), folder=name.endswith("/"))
+
+
+def _beyond(name: str) -> str:
+    """Where to go on behind a name. One that is too long for a cursor is not listed, nor is any that begins like it."""
+    return name if len(name) <= MAX_URI_CHARS else name[:MAX_URI_CHARS] + chr(sys.maxunicode)
 
 
 def nameable(folder: SecretUri, name: str) -> bool:

@@ -21,6 +21,7 @@ from sidecar.surface.secret_uri import parse
 from tests.real.go_tools import cached_go_tool, own_program
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SALT, SidecarProcess
+from tests.support.crooked_openbao import CrookedOpenBao
 from tests.support.tokens import Issuer
 
 pytestmark = pytest.mark.real
@@ -30,7 +31,20 @@ PROGRAM: Final = Path(__file__).parent.parent / "clients" / "hashicorp"
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
+def vault(openbao: OpenBao) -> Iterator[CrookedOpenBao]:
+    """OpenBao, but for a list in pieces: Vault passes over `limit`, says so in a warning, and a list of nothing is no
+    404. (OpenBao's KV version 1 does the same.)"""
+    with CrookedOpenBao(openbao.address) as vault:
+        told = b'{"data": {}, "warnings": ["Endpoint ignored these unrecognized parameters: [limit]"]}'
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(told)}\r\n\r\n"
+        vault.lies["/metadata/nothing/?limit="] = head.encode() + told
+        yield vault
+
+
+@pytest.fixture(scope="module")
+def process(
+    tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, vault: CrookedOpenBao, issuer: Issuer
+) -> Iterator[SidecarProcess]:
     root = openbao.root()
     mounted = root.sys.list_mounted_secrets_engines()["data"]
     if "kv1/" not in mounted:
@@ -41,7 +55,7 @@ def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: 
     overrides = {
         "identity": {"binding": "preferred"},
         "anti_replay": {"unbound_token": "off"},
-        "upstream": {"provider": "hashicorp"},
+        "upstream": {"provider": "hashicorp", "address": vault.address},
         "mounts": [
             {"path": "secret", "engine": "kv2"},
             {"path": "kv1", "engine": "kv1"},
@@ -90,6 +104,7 @@ def test_the_secrets_api_speaks_its_scheme_and_no_other(process: SidecarProcess)
     assert ask("POST", "/copy", {"fromUri": uri, "toUri": "hashicorp+kv1://kv1/hashicorp-copy"}).ok
     listed = ask("GET", "/metadata", prefix="hashicorp+kv2://secret/hashicorp/a").json()["items"]
     assert listed == [{"uri": uri}]
+    assert ask("GET", "/metadata", prefix="hashicorp+kv2://secret/nothing/").json() == {"items": [], "next": None}
     assert ask("POST", "/rotate", {"uri": "hashicorp+transit://transit/hashicorp"}).ok
     for other in (uri.replace("hashicorp+", "openbao+"), uri.replace("hashicorp+", "vault+")):
         refused = ask("GET", "/value", uri=other)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, unquote
 
 import aiohttp
 import pytest
 import requests
+from yarl import URL
 
+from sidecar.secrets.providers.kv import LISTED_AT_ONCE
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
@@ -258,6 +261,35 @@ def test_listing_and_search_show_what_policy_lets_be_known(api: Api, process: Si
     searched = api("GET", "/search", q="DEEP", prefix=uri("listing/")).json()
     assert [item["uri"] for item in searched["items"]] == [uri("listing/some/deep/c")]
     assert Api(process, "nobody")("GET", "/metadata", prefix=uri("listing/")).json() == {"items": [], "next": None}
+
+
+async def test_a_folder_of_more_names_than_openbao_gives_at_once_is_listed_whole(api: Api, openbao: OpenBao) -> None:
+    """Whatever the names are; no question to KV version 2 asks for more than a thousand. Version 1 gives all."""
+    names = sorted([f"s{number:04}" for number in range(LISTED_AT_ONCE + 5)] + ["a b&c=d", "é", "s0999/x", "zz/y"])
+    async with aiohttp.ClientSession(headers={"X-Vault-Token": openbao.root_token}) as session:
+        at_once = asyncio.Semaphore(50)
+
+        async def put(path: str, body: Any) -> None:
+            async with at_once, session.post(URL(f"{openbao.address}/v1/{path}", encoded=True), json=body) as answer:
+                assert answer.status < 300
+
+        await asyncio.gather(
+            *(put(f"secret/data/large/{quote(name)}", {"data": {"k": "v"}}) for name in names),
+            *(put(f"kv1/large/{quote(name)}", {"k": "v"}) for name in names),
+        )
+    for prefix in ("openbao+kv2://secret/large/", "openbao+kv1://kv1/large/"):
+        found, cursor, mark = [], "", openbao.mark()
+        while True:
+            page = (await asyncio.to_thread(api, "GET", "/metadata", prefix=prefix, limit=600, cursor=cursor)).json()
+            found += [unquote(item["uri"].removeprefix(prefix)) for item in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = page["next"]
+        assert found == names
+        limits = {(request.get("data") or {}).get("limit") for request in openbao.requests(mark)}
+        assert limits == ({str(LISTED_AT_ONCE)} if "kv2" in prefix else {None})
+        empty = await asyncio.to_thread(api, "GET", "/metadata", prefix=prefix.replace("large", "nothing"))
+        assert empty.json() == {"items": [], "next": None}
 
 
 def test_copy_and_move(api: Api) -> None:

@@ -25,19 +25,24 @@ ROOT = "openbao+kv2://secret/"
 
 
 class Tree(Provider):
-    """A store of names alone. `listed` counts how often each folder was looked into."""
+    """A store of names alone, which it gives `at_once`. `listed` counts how often each folder was looked into."""
 
     can = frozenset({Act.LIST})
 
-    def __init__(self, *paths: str) -> None:
+    def __init__(self, *paths: str, at_once: int = 0, knows_after: bool = True) -> None:
         self.paths = paths
+        self.names_at_once = at_once
+        self.knows_after = knows_after
         self.listed: list[str] = []
 
-    async def names(self, work: Work, folder: SecretUri) -> list[str]:
+    async def names(self, work: Work, folder: SecretUri, after: str) -> list[str]:
         below = "".join(f"{name}/" for name in folder.path)
         self.listed.append(below)
         rest = {path.removeprefix(below) for path in self.paths if path.startswith(below)}
-        return sorted({name.partition("/")[0] + ("/" if "/" in name else "") for name in rest})
+        names = sorted({name.partition("/")[0] + ("/" if "/" in name else "") for name in rest})
+        if not self.names_at_once or not self.knows_after:
+            return names
+        return [name for name in names if name > after][: self.names_at_once]
 
 
 class Desk(MemoryDesk):
@@ -85,9 +90,10 @@ async def test_all_pages_together_are_all_secrets_once(
     monkeypatch.setattr(listings, "MAX_FOLDERS", folders)
     monkeypatch.setattr(listings, "MAX_CANDIDATES", candidates)
     for hidden in ("\0", "b", "a/b/c"):
-        shown = [name for page in await pages(Desk(Tree(*PATHS), hidden), call(limit=str(limit))) for name in page]
-        assert sorted(shown) == sorted(path for path in PATHS if hidden not in path)
-        assert len(shown) == len(set(shown))
+        for tree in (Tree(*PATHS), Tree(*PATHS, at_once=1), Tree(*PATHS, at_once=2)):
+            shown = [name for page in await pages(Desk(tree, hidden), call(limit=str(limit))) for name in page]
+            assert sorted(shown) == sorted(path for path in PATHS if hidden not in path)
+            assert len(shown) == len(set(shown))
 
 
 async def test_a_page_costs_what_it_may_and_the_next_looks_at_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +106,20 @@ async def test_a_page_costs_what_it_may_and_the_next_looks_at_nothing_again(monk
         assert [name for page in found for name in page] == []
         assert len(tree.listed) <= 2 * 91 + 2 * len(found)  # a page comes back to the folders on its way
         assert 5 <= len(found) <= 10
+
+
+@pytest.mark.parametrize(
+    "knows_after", [True, False], ids=["OpenBao", "a server that gives all names whatever is asked"]
+)
+async def test_a_folder_of_any_size_comes_in_pieces(monkeypatch: pytest.MonkeyPatch, knows_after: bool) -> None:
+    """A page asks for no more of it than it may, and names that nobody can be told of hold up nothing."""
+    monkeypatch.setattr(listings, "MAX_FOLDERS", 3)
+    shown = [f"m{n:03}" for n in range(95)] + ["zz"]
+    unnameable = ["a" * 2000 + str(n) for n in range(20)] + [f"n{chr(n)}" for n in range(20, 32)]
+    tree = Tree(*shown, *unnameable, at_once=5, knows_after=knows_after)
+    found = await pages(Desk(tree), call(limit="10"))
+    assert [name for page in found for name in page] == shown
+    assert len(tree.listed) <= 3 * len(found)
 
 
 async def test_a_page_has_no_more_decided_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +138,10 @@ async def test_a_page_begins_nothing_more_after_its_time(monkeypatch: pytest.Mon
     desk = Desk(tree)
     names = tree.names
 
-    async def slow(work: Work, folder: SecretUri) -> list[str]:
+    async def slow(work: Work, folder: SecretUri, after: str) -> list[str]:
         nonlocal now
         now += 2
-        return await names(work, folder)
+        return await names(work, folder, after)
 
     monkeypatch.setattr(tree, "names", slow)
     found = await pages(desk, call())

@@ -25,12 +25,14 @@ from sidecar.surface.encoding import encode_path
 from sidecar.surface.json_body import MERGE_PATCH
 from sidecar.surface.mounts import MountTable
 from sidecar.surface.operation import UpstreamRequest
+from sidecar.surface.query import encode_query
 from sidecar.surface.secret_uri import SecretUri
 from sidecar.surface.secrets.operations import Act
 from sidecar.upstream.failure import untrustworthy
 
-MAX_LISTED: Final = 10_000
-"""Names of one folder."""
+LISTED_AT_ONCE: Final = 1000
+"""Names of a KV version 2 folder that OpenBao is asked for at once. Its KV version 1 and HashiCorp's Vault do not know
+the question, and give all."""
 
 
 class _Kv(Provider):
@@ -54,11 +56,11 @@ class _Kv(Provider):
             reply = await work.ask(request)
         except Missing:
             return []
+        if not reply.data:
+            return []  # of nothing, where a warning keeps it from being 404
         names = reply.data.get("keys")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise untrustworthy("a list without keys")
-        if len(names) > MAX_LISTED:
-            raise Refused(Code.UPSTREAM_ERROR, "a folder holds more names than are listed here")
         return sorted(names)
 
 
@@ -66,6 +68,7 @@ class Kv2(_Kv):
     """KV version 2."""
 
     can = frozenset(Act)
+    names_at_once = LISTED_AT_ONCE
 
     async def read(self, work: Work, uri: SecretUri) -> Found:
         query = f"version={uri.version}" if uri.version is not None else ""
@@ -148,8 +151,9 @@ class Kv2(_Kv):
             there = (await self.metadata(work, uri)).labels
             await work.ask(self._request("POST", "metadata", uri, {"custom_metadata": {**there, **labels}}))
 
-    async def names(self, work: Work, folder: SecretUri) -> list[str]:
-        return await self._names(work, self._request("LIST", "metadata", folder))
+    async def names(self, work: Work, folder: SecretUri, after: str) -> list[str]:
+        query = {"limit": str(LISTED_AT_ONCE)} | ({"after": after} if after else {})
+        return await self._names(work, self._request("LIST", "metadata", folder, query=encode_query(query)))
 
 
 class Kv1(_Kv):
@@ -184,7 +188,7 @@ class Kv1(_Kv):
     async def keys(self, work: Work, uri: SecretUri) -> list[str]:
         return sorted((await self.read(work, uri)).values)
 
-    async def names(self, work: Work, folder: SecretUri) -> list[str]:
+    async def names(self, work: Work, folder: SecretUri, after: str) -> list[str]:  # noqa: ARG002 - it gives all
         return await self._names(work, self._request("LIST", "", folder))
 
 

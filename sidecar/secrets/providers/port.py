@@ -115,6 +115,8 @@ class Provider:
     """What it can do."""
     keeps_empty: bool = True
     """Whether it takes a secret without keys; where not, the secret goes with its last key."""
+    names_at_once: int = 0
+    """So many names of a folder at most are given at once, so that fewer are the last; 0 where all are."""
     read_only: bool = False
     """Whether every change is refused, PROVIDER_READ_ONLY, before anybody is asked."""
     problem: str = ""
@@ -170,8 +172,9 @@ class Provider:
         """Has the store itself make a new value, without telling it."""
         raise unsupported()
 
-    async def names(self, work: Work, folder: SecretUri) -> list[str]:
-        """The names in a folder, sorted; a folder's ends with a slash. Empty where there is none."""
+    async def names(self, work: Work, folder: SecretUri, after: str) -> list[str]:
+        """The names in a folder, sorted; a folder's ends with a slash. Empty where there is none. Those up to `after`
+        may be left out: they are not looked at."""
         raise unsupported()
 
 

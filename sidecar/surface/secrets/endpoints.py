@@ -155,6 +155,7 @@ _name: Final = re.compile(r"[a-z]+").fullmatch
 _value: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$'()*+,;:@/?=]|%[0-9A-Fa-f]{2})*").fullmatch
 _etag: Final = re.compile(r'"(0|[1-9][0-9]{0,15})"').fullmatch
 _key: Final = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
+_PRECONDITIONS: Final = frozenset({"if-none-match", "if-unmodified-since", "if-modified-since", "if-range"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,12 @@ def _query(text: str | None, row: Row) -> dict[str, str]:
 
 
 def _if_match(head: Head, row: Row) -> int | None:
-    """The version in an entity tag (RFC 9110, section 13.1.1)."""
+    """The version in an entity tag (RFC 9110, section 13.1.1). A precondition of another kind is not passed over where
+    something changes: who sends it would not have it changed."""
+    if head.method != "GET" and not _PRECONDITIONS.isdisjoint(head.headers):
+        raise Refused(
+            Code.MALFORMED_REQUEST, 'the only precondition is If-Match: "3"; `cas`: 0 writes what is not there'
+        )
     given = head.headers.get("if-match")
     if given is None:
         return None

@@ -52,7 +52,7 @@ async def test_a_file_open_to_others_is_not_served(path: Path, mode: int) -> Non
     calls = (
         file.read(Working(), DB),
         write(file, "app/db#password", "new"),
-        file.names(Working(), uri("app/")),
+        file.names(Working(), uri("app/"), ""),
     )
     for refused in calls:
         with pytest.raises(Refused) as raised:
@@ -139,9 +139,9 @@ async def test_a_change_keeps_comments_and_mode(path: Path) -> None:
 async def test_what_lies_where(path: Path) -> None:
     private(path, "secret:\n  app:\n    k: 1\n    db:\n      x: 1\n    folder:\n      deep: {}\n")
     file = provider(path)
-    assert await file.names(Working(), uri("")) == ["app", "app/"]
-    assert await file.names(Working(), uri("app/")) == ["db", "folder/"]
-    assert await file.names(Working(), uri("nothing/")) == []
+    assert await file.names(Working(), uri(""), "") == ["app", "app/"]
+    assert await file.names(Working(), uri("app/"), "") == ["db", "folder/"]
+    assert await file.names(Working(), uri("nothing/"), "") == []
     assert await file.keys(Working(), uri("app")) == ["k"]
     assert (await file.read(Working(), uri("app"))).values == {"k": 1}
     with pytest.raises(Refused):

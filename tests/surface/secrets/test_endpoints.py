@@ -72,6 +72,16 @@ def test_a_path_that_is_none_of_the_table_is_refused(path: str) -> None:
 
 
 @EACH
+def test_a_precondition_that_is_not_served_is_not_passed_over(row: Row) -> None:
+    """`If-None-Match: *` would have nothing overwritten. Where nothing changes there is nothing to guard."""
+    for name in ("if_none_match", "if_unmodified_since", "if_modified_since", "if_range"):
+        if row.method == "GET":
+            recognise(head_of(row.method, target(row), {name.replace("_", "-"): "*"}))
+        else:
+            assert refusal(row, **{name: "*"}).code is Code.MALFORMED_REQUEST
+
+
+@EACH
 def test_a_name_that_is_not_taken_is_refused(row: Row) -> None:
     known = target(row).partition("?")[2]
     assert refusal(row, f"{known}&{CANARY}=1".lstrip("&")).code is Code.AMBIGUOUS_QUERY

@@ -70,7 +70,7 @@ class YamlFile(Provider):
     async def keys(self, work: Work, uri: SecretUri) -> list[str]:
         return sorted((await self.read(work, uri)).values)
 
-    async def names(self, work: Work, folder: SecretUri) -> list[str]:  # noqa: ARG002
+    async def names(self, work: Work, folder: SecretUri, after: str) -> list[str]:  # noqa: ARG002
         branch = at(await self._look(), (folder.mount, *folder.path))
         below = {} if branch is None else branch.branches()
         secrets = [name for name, each in below.items() if each.is_secret]
