@@ -15,7 +15,8 @@ class Signer:
     """Signs requests with one key and remembers each server's last nonce (RFC 9449, section 8.2).
 
     The token is the request's own `X-Vault-Token` or `Authorization: DPoP`, else the one given here, which then goes
-    into `Authorization`.
+    into `Authorization`. Of a request with both, the token is in `Authorization`: beside it stands OpenBao's own, for a
+    sidecar in passthrough mode.
     """
 
     def __init__(self, key: DPoPKey, token: Token | None = None) -> None:
@@ -33,7 +34,7 @@ class Signer:
         """
         added: dict[str, str] = {}
         scheme, _, token = headers.get("Authorization", "").partition(" ")
-        if "X-Vault-Token" in headers:
+        if "X-Vault-Token" in headers and scheme.lower() != "dpop":
             token = headers["X-Vault-Token"]
         elif self._token is not None:
             token = self._token if isinstance(self._token, str) else self._token()

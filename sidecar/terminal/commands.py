@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from sidecar.terminal import printing
-from sidecar.terminal.exits import Ended, Exit
+from sidecar.terminal.exits import Ended, Exit, of_status
 from sidecar.terminal.group import Json, Uri, Whole, Yes, app, body_of, end, make_sure, once_headers, run, said
-from sidecar.terminal.values import ON_THE_COMMAND_LINE, read_value
+from sidecar.terminal.values import ON_THE_COMMAND_LINE, read_operations, read_value
 
 Cas = Annotated[int | None, typer.Option("--cas", help="Only while the secret has this version; 0: not there.", min=0)]
 AsJson = Annotated[bool, typer.Option("--as-json", help="The value that comes in is JSON, not text.")]
@@ -164,6 +164,42 @@ def mv(
 ) -> None:
     """Move a secret or one key. Cut in between, it is in both places; the same --idempotency-key again finishes it."""
     _transfer(ctx, "/move", (source, target), overwrite, once, json)
+
+
+@app.command(context_settings=TAKES_ANY)
+def bulk(
+    ctx: typer.Context,
+    stop: Annotated[bool, typer.Option("--stop", help="Try nothing more once an operation failed.")] = False,
+    once: Once = None,
+    json: Json = False,
+    typed: Typed = None,
+) -> None:
+    """Carry out several operations, a JSON list from standard input: set, delete, undelete, destroy, rotate.
+
+    Each is answered by itself, one line each; the exit status is that of the first that failed.
+    """
+    if ctx.args or typed is not None:
+        end(Ended(Exit.USAGE, ON_THE_COMMAND_LINE))
+    try:
+        operations = read_operations()
+    except Ended as ended:
+        end(ended)
+    body = body_of(operations, of="operations", continueOnError=not stop)
+    work = ctx.obj.ask("POST", "/bulk", None, body, **once_headers(once))
+    run(work, _show_results, json=json, judge=_judge_results)
+
+
+def _show_results(answer: Any) -> None:
+    for each in answer["results"]:
+        error = each.get("error")
+        why = f"  {error['code']}: {error['message']}" if error is not None else ""
+        printing.show_lines([f"{each['status']}  {each['op']}  {each['uri']}{why}"])
+
+
+def _judge_results(answer: Any) -> None:
+    failed = [each["status"] for each in answer["results"] if each.get("error") is not None]
+    if failed:
+        raise Ended(of_status(failed[0]), f"{len(failed)} of {len(answer['results'])} operations failed")
 
 
 @app.command()

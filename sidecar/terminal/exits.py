@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from sidecar.errors import STATUS, Code
+
 
 class Exit(IntEnum):
     """Documented in docs/how-to/use-the-secrets-api.md."""
@@ -54,6 +56,11 @@ class Ended(Exception):  # noqa: N818 - an outcome, not an error in this program
         self.status = status
         self.message = message
         self.body = body
+
+
+def of_code(code: str) -> Exit:
+    """The exit of a code of the API's that came without its status."""
+    return of_status(STATUS[Code(code)]) if code in set(Code) else Exit.FAILED
 
 
 def of_status(status: int) -> Exit:

@@ -46,6 +46,13 @@ def _connect(
         Path | None,
         typer.Option(help="Holds the access token; else it is in SIDECAR_TOKEN.", envvar="SIDECAR_TOKEN_FILE"),
     ] = None,
+    openbao_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds OpenBao's own token, for a sidecar in passthrough mode; else it is in SIDECAR_OPENBAO_TOKEN.",
+            envvar="SIDECAR_OPENBAO_TOKEN_FILE",
+        ),
+    ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="The DPoP key that the token is bound to (PEM).", envvar="SIDECAR_DPOP_KEY")
     ] = None,
@@ -75,17 +82,36 @@ def _connect(
         end(Ended(Exit.USAGE, "the command line is not UTF-8"))
     names = ("SIDECAR_TOKEN", "BAO_TOKEN", "VAULT_TOKEN")
     token = "" if token_file is not None else next((os.environ[name] for name in names if os.environ.get(name)), "")
-    ctx.obj = Connection(address, token, token_file, key_file, ca_file, cert_file, cert_key_file, timeout)
+    ctx.obj = Connection(
+        address,
+        token,
+        token_file,
+        openbao_token="" if openbao_token_file is not None else os.environ.get("SIDECAR_OPENBAO_TOKEN", ""),
+        openbao_token_file=openbao_token_file,
+        key_file=key_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        cert_key_file=cert_key_file,
+        timeout_seconds=timeout,
+    )
 
 
-def run(work: Coroutine[Any, Any, Any], show: Callable[[Any], None], *, json: bool) -> None:
-    """Does what was asked for and shows it; ends with the status of what went wrong."""
+def run(
+    work: Coroutine[Any, Any, Any],
+    show: Callable[[Any], object],
+    *,
+    json: bool,
+    judge: Callable[[Any], None] = lambda _answer: None,
+) -> None:
+    """Does what was asked for and shows it; ends with the status of what went wrong. `judge` raises `Ended` for an
+    answer that tells of failures; it is shown all the same."""
     try:
         if sys.stdout is None:
             work.close()
             raise Ended(Exit.USAGE, "standard output is closed")
         answer = asyncio.run(work)
         (printing.show_json if json else show)(answer)
+        judge(answer)
     except Ended as ended:
         end(ended, json=json)
     except (KeyError, TypeError, AttributeError):
@@ -104,10 +130,10 @@ def end(ended: Ended, *, json: bool = False) -> NoReturn:
     raise typer.Exit(ended.status) from None
 
 
-def body_of(value: bytes | None = None, **members: Any) -> bytes:
-    """A request's body; a value goes in as it was written."""
+def body_of(value: bytes | None = None, *, of: str = "value", **members: Any) -> bytes:
+    """A request's body; a value, or the member that `of` names, goes in as it was written."""
     known = orjson.dumps({name: member for name, member in members.items() if member is not None})
-    return known if value is None else known[:-1] + b',"value":' + value + b"}"
+    return known if value is None else known[:-1] + f',"{of}":'.encode() + value + b"}"
 
 
 def said(*names: str) -> Callable[[Any], None]:

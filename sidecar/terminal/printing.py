@@ -53,9 +53,9 @@ def show_table(values: Mapping[str, Any]) -> None:
         _out(f"{visible(name):<{width}}  {visible(shown)}\n")
 
 
-def show_lines(lines: Iterable[str]) -> None:
-    """One item a line, whatever is in it."""
-    _out("".join(f"{visible(line)}\n" for line in lines))
+def show_lines(lines: Iterable[str]) -> bool:
+    """One item a line, whatever is in it. False where nobody reads any more."""
+    return _out("".join(f"{visible(line)}\n" for line in lines))
 
 
 def show_error(message: str) -> None:
@@ -65,12 +65,14 @@ def show_error(message: str) -> None:
     print(f"sidecar secret: {cut}", file=sys.stderr)  # noqa: T201 - this is the command's voice
 
 
-def _out(text: str) -> None:
+def _out(text: str) -> bool:
     try:
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()
     except BrokenPipeError:  # the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _written_out(char: str) -> str:

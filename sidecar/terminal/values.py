@@ -41,6 +41,16 @@ def read_value(*, of_key: bool, as_json: bool, exact: bool) -> bytes:
     return orjson.dumps(text)
 
 
+def read_operations() -> bytes:
+    """The operations of a bulk request, a JSON list, as it was written. Raises `Ended`."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise Ended(Exit.USAGE, 'pipe in a JSON list of operations: [{"op": "set", "uri": "…", "value": …}, …]')
+    text = _piped()
+    if not isinstance(_document(text), list):
+        raise Ended(Exit.USAGE, "what came in is not a JSON list of operations")
+    return text.encode()
+
+
 def _asked() -> str:
     try:
         first = getpass.getpass("Value: ")
@@ -68,11 +78,14 @@ def _piped() -> str:
 
 def _checked(text: str, *, of_key: bool) -> bytes:
     """One JSON document, passed on as it was written."""
-    try:
-        value = json.loads(text)
-        raw = text.encode()
-    except (ValueError, RecursionError):
-        raise Ended(Exit.USAGE, "the value is not one JSON document") from None
-    if not of_key and not isinstance(value, dict):
+    if not isinstance(_document(text), dict) and not of_key:
         raise Ended(Exit.USAGE, "a whole secret is a JSON object of its keys; name a key to write one: …/path#key")
-    return raw
+    return text.encode()
+
+
+def _document(text: str) -> object:
+    try:
+        text.encode()
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Ended(Exit.USAGE, "what came in is not one JSON document") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from typing import Any
 import aiohttp
 import httpx
 import hvac
+import jwt
 import pytest
 import requests
 
@@ -22,6 +24,7 @@ from sidecar.client.requests import DPoPAuth
 from sidecar.client.signer import Signer
 from tests.support.desk import PATH, Desk, open_desk
 from tests.support.guarded_server import GuardedServer
+from tests.support.tokens import b64
 
 KEY = DPoPKey.generate()
 SUBJECT = {"data": {"data": {"sub": "app"}}}
@@ -50,6 +53,17 @@ class Place:
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async with open_desk(tmp_path) as desk, GuardedServer(desk.authenticator) as server:
         yield Place(desk, server)
+
+
+def test_beside_openbao_s_own_token_the_proof_is_for_the_access_token() -> None:
+    """As in passthrough mode, where `X-Vault-Token` is not the caller's access token."""
+    given = {"Authorization": "DPoP access", "X-Vault-Token": "s.own"}
+    for signer in (Signer(KEY), Signer(KEY, "access")):
+        signed = signer.sign("GET", "http://127.0.0.1/v1/x", given)
+        claims = jwt.decode(signed["DPoP"], options={"verify_signature": False})
+        assert claims["ath"] == b64(hashlib.sha256(b"access").digest())
+        assert signed.get("Authorization", "DPoP access") == "DPoP access"
+        assert "X-Vault-Token" not in signed
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sidecar.cli import app
-from sidecar.client import DPoPKey
 from sidecar.terminal.exits import Exit
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
-from tests.support.terminal import ON_A_TERMINAL
+from tests.support.terminal import INTERRUPTIBLE, Person, on_a_terminal
 from tests.support.tokens import Issuer
 
 pytestmark = pytest.mark.real
@@ -32,40 +31,14 @@ permit (principal == Workload::"person", action, resource);
 CANARY: Final = "canary-value-hunter2"
 
 
-class Person:
-    """Who types the commands: with a token, the key that it is bound to, and an environment of nothing else."""
-
-    def __init__(self, process: SidecarProcess, folder: Path, subject: str = "person") -> None:
-        self.process = process
-        self.key = folder / f"{subject}.pem"
-        key = DPoPKey.load_or_generate(self.key)
-        self.environment = {
-            "SIDECAR_ADDR": process.url,
-            "SIDECAR_TOKEN": process.issuer.bound_token(key.thumbprint, sub=subject),
-            "SIDECAR_DPOP_KEY": str(self.key),
-            "PATH": os.environ["PATH"],
-        }
-
-    def run(self, *words: str, given: str = "", status: Exit = Exit.OK) -> str:
-        """Runs a command in this process, with pipes; what it printed."""
-        done = CliRunner().invoke(app, ["secret", *words], input=given, env=self.environment)
-        assert done.exit_code == status, (words, done.output, done.exception)
-        return done.stdout if status is Exit.OK else done.stderr
-
-    def json(self, *words: str, given: str = "") -> Any:
-        return json.loads(self.run(*words, "--json", given=given))
-
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "sidecar", "secret", *words]
-
-
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
     folder = tmp_path_factory.mktemp("terminal")
     file = folder / "secrets.yaml"
     file.write_text("secret:\n  app:\n    db: {password: first}\n")
     file.chmod(0o600)
-    made = SidecarProcess(folder, openbao, issuer, {"yaml_provider": {"path": str(file)}})
+    overrides = {"yaml_provider": {"path": str(file)}, "events": {"enabled": True}}
+    made = SidecarProcess(folder, openbao, issuer, overrides)
     (made.policies / "policies.cedar").write_text(POLICIES)
     with made as running:
         yield running
@@ -135,6 +108,12 @@ def test_what_is_piped_in_is_what_is_stored(person: Person, given: str, options:
         (("rm", "{one}", "--destroy"), ""),
         (("undelete", "{one}"), ""),
         (("cp", "{one}"), ""),
+        (("bulk",), '{"operations": []}'),
+        (("bulk",), "[]"),
+        (("bulk",), '[], "continueOnError": true'),
+        (("bulk",), '[{"op": "read", "uri": "{one}"}]'),
+        (("audit", "--limit", "0"), ""),
+        (("events", "--last-event-id", "1"), ""),
         (("get", "{one}", "--version", "0"), ""),
         (("nothing",), ""),
         (("--address", "http://example.org", "get", "{one}"), ""),
@@ -142,20 +121,6 @@ def test_what_is_piped_in_is_what_is_stored(person: Person, given: str, options:
 )
 def test_wrong_use_is_2(person: Person, words: tuple[str, ...], given: str) -> None:
     person.run(*(word.replace("{one}", uri("wrong")) for word in words), given=given, status=Exit.USAGE)
-
-
-@pytest.mark.parametrize("words", [("put",), ("rotate",), ("rotate", "--generate", "20")])
-@pytest.mark.parametrize(
-    "typed", [(CANARY,), (f"password={CANARY}",), ("--value", CANARY), (f"--value={CANARY}",), ("--password", CANARY)]
-)
-def test_a_value_on_the_command_line_is_refused(person: Person, words: tuple[str, ...], typed: tuple[str, ...]) -> None:
-    """Before anything is sent, and without being said again."""
-    name, *options = words
-    before = len(person.process.records())
-    said = person.run(name, f"{uri('typed')}#k", *options, *typed, given="piped", status=Exit.USAGE)
-    assert "never taken from the command line" in said
-    assert CANARY not in said
-    assert len(person.process.records()) == before
 
 
 def test_rotated_deleted_and_brought_back(person: Person) -> None:
@@ -192,6 +157,85 @@ def test_copied_moved_listed_and_found(person: Person) -> None:
     assert person.run("get", "yaml://secret/terminal/n#k") == "1.10\n"
 
 
+def test_several_operations_in_one_request(person: Person) -> None:
+    """Each is told, and the first that failed is how the command ends."""
+    one, two = uri("bulk/one"), uri("bulk/two")
+    operations = (
+        f'[{{"op": "set", "uri": "{one}", "value": {{"n": 7}}}}, {{"op": "rotate", "uri": "{two}#k", "value": "x"}},'
+        f' {{"op": "set", "uri": "{two}#k", "value": "y", "cas": 7}}, {{"op": "delete", "uri": "{one}"}}]'
+    )
+    failed = CliRunner().invoke(app, ["secret", "bulk"], input=operations, env=person.environment)
+    assert (failed.exit_code, failed.stderr) == (Exit.NOT_FOUND, "sidecar secret: 2 of 4 operations failed\n")
+    lines = failed.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        f"201  set  {one}",
+        f"404  rotate  {two}#k  NOT_FOUND",
+        f"409  set  {two}#k  VERSION_CONFLICT",
+        f"200  delete  {one}",
+    ]
+    stopped = CliRunner().invoke(app, ["secret", "bulk", "--stop", "--json"], input=operations, env=person.environment)
+    assert stopped.exit_code == Exit.NOT_FOUND
+    assert [each["status"] for each in json.loads(stopped.stdout)["results"]] == [201, 404, 424, 424]
+    assert person.run("get", f"{one}#n", "--version", "2") == "7\n"
+    words, only = (
+        ("bulk", "--idempotency-key", "once-and-no-more"),
+        f'[{{"op": "set", "uri": "{two}#k", "value": "z"}}]',
+    )
+    assert person.json(*words, given=only) == person.json(*words, given=only)
+    assert person.json("info", two)["current_version"] == 1
+
+
+def test_what_happened_and_what_happens_is_shown(person: Person) -> None:
+    """By reference, never by path; a stream goes on until it is interrupted, or until nobody reads any more."""
+    key = f"{uri('happened')}#k"
+    person.run("put", key, given=CANARY)
+    newest, intent = person.json("audit", "--limit", "2")["items"]
+    assert (newest["phase"], intent["phase"], newest["purpose"]) == ("outcome", "intent", "write")
+    shown = person.run("audit", "--limit", "2").splitlines()[1]  # the first is of having looked
+    assert re.fullmatch(r"\S+Z  SECRET_PERMIT  outcome  -  write  kv2\.write  person  [\w-]{43}", shown)
+    assert "happened" not in shown
+    from_intent = [sys.executable, "-c", INTERRUPTIBLE]
+    from_intent += person.command("events", "--json", "--last-event-id", intent["id"])
+    with subprocess.Popen(from_intent, env=person.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert json.loads(follower.stdout.readline()) == newest
+        person.run("get", key)
+        while json.loads(follower.stdout.readline())["operation"] != "kv2.read":
+            pass
+        follower.send_signal(signal.SIGINT)
+        assert (follower.stdout.read(), follower.wait(30)) == ("", Exit.OK)
+    piped = f"{shlex.join(person.command('events', '--last-event-id', intent['id']))} | head -n 1"
+    with subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", piped], env=person.environment, stdout=subprocess.PIPE, text=True
+    ) as head:
+        assert head.stdout is not None
+        assert head.stdout.readline().split("  ")[2] == "outcome"
+        while head.poll() is None:  # whoever writes first after the reader went ends
+            person.run("get", key)
+        assert head.returncode == Exit.OK
+
+
+def test_in_passthrough_mode_openbao_sees_the_person_s_own_token(
+    tmp_path: Path, openbao: OpenBao, issuer: Issuer
+) -> None:
+    """Beside the access token and its proof; with either alone nothing is done."""
+    overrides = {"upstream": {"auth": {"mode": "passthrough", "token": None}}}
+    made = SidecarProcess(tmp_path, openbao, issuer, overrides)
+    (made.policies / "policies.cedar").write_text(POLICIES)
+    with made:
+        person = Person(made, tmp_path)
+        assert "TOKEN_MISSING" in person.run("get", f"{uri('own')}#k", status=Exit.UNAUTHENTICATED)
+        own = tmp_path / "own"
+        own.write_text(openbao.token("root", ttl="1h"))
+        own.chmod(0o600)
+        person.environment["SIDECAR_OPENBAO_TOKEN_FILE"] = str(own)
+        mark = openbao.mark()
+        person.run("put", f"{uri('own')}#k", given="v")
+        assert person.run("get", f"{uri('own')}#k") == "v"
+        assert {request["client_token"] for request in openbao.requests(mark)} == {own.read_text()}
+        assert own.read_bytes() not in made.spool_bytes() + made.log.read_bytes()
+
+
 def test_each_kind_of_refusal_has_its_status(person: Person, process: SidecarProcess) -> None:
     """With the code and a hint; as JSON on standard error where that is asked for."""
     said = person.run("get", uri("never"), status=Exit.NOT_FOUND)
@@ -212,32 +256,6 @@ def test_each_kind_of_refusal_has_its_status(person: Person, process: SidecarPro
 
 
 # -- a real terminal -----------------------------------------------------------------------------------------------
-def on_a_terminal(command: list[str], environment: Mapping[str, str], typed: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Runs a command on a terminal of its own; each text is typed when it is asked for. Its status, and the screen."""
-    controlling, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL, *command],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=dict(environment),
-        start_new_session=True,
-    )
-    os.close(terminal)
-    screen, waiting = b"", list(typed)
-    try:
-        while chunk := os.read(controlling, 4096):
-            screen += chunk
-            if waiting and screen.rstrip().endswith((b"Value:", b"Again:", b"[y/N]:")):
-                os.write(controlling, waiting.pop(0).encode() + b"\n")
-                screen += b"<asked>"
-    except OSError:
-        pass  # EIO: the last one who had it open is gone
-    finally:
-        os.close(controlling)
-    return process.wait(60), screen.decode()
-
-
 def test_a_person_is_asked_and_nothing_is_shown_of_it(person: Person) -> None:
     """Twice, so that a slip is none; the value stands neither on the screen nor among the processes' words."""
     key = f"{uri('asked')}#k"
@@ -250,20 +268,6 @@ def test_a_person_is_asked_and_nothing_is_shown_of_it(person: Person) -> None:
     status, screen = on_a_terminal(person.command("rm", uri("asked"), "--destroy"), person.environment, ("n",))
     assert (status, "nothing was done" in screen) == (Exit.USAGE, True)
     assert person.run("get", key) == CANARY
-
-
-def test_a_value_cannot_drive_the_terminal(person: Person) -> None:
-    """On a terminal it is written out, in a pipe it is what it is."""
-    key, attack = f"{uri('driving')}#k", "\x1b]0;owned\x07\x1b[2J\u202evalue"
-    person.run("put", key, given=attack)
-    status, screen = on_a_terminal(person.command("get", key), person.environment)
-    assert (status, screen) == (0, "\\x1b]0;owned\\x07\\x1b[2J\\u202evalue\r\n")
-    assert person.run("get", key) == attack
-    status, screen = on_a_terminal(person.command("get", f"{uri('driving')}\x1b[2J"), person.environment)
-    assert status == Exit.USAGE
-    assert "\x1b" not in screen
-    status, screen = on_a_terminal(person.command("get", uri("driving")), person.environment)
-    assert screen.startswith('k  "\\u001b]0;')
 
 
 # -- completion ----------------------------------------------------------------------------------------------------
