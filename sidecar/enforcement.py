@@ -46,7 +46,7 @@ from sidecar.secrets.api import SecretsApi
 from sidecar.secrets.providers.port import Provider
 from sidecar.secrets.watching import Watching
 from sidecar.surface import local_answers
-from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Operation, Purpose
+from sidecar.surface.operation import UNAUTHENTICATED, LocalAnswer, LocalAnswerKind, Named, Operation, Purpose
 from sidecar.surface.secrets import openapi
 from sidecar.surface.secrets.endpoints import ROOT, Call, Endpoint, recognise
 from sidecar.surface.shapes import looks_strange
@@ -221,7 +221,7 @@ class Enforcement:
             raise Refused(
                 Code.OPERATION_FORBIDDEN, "this is served where environment is dev, or where events.enabled is true"
             )
-        trail.stage = Stage.GUARD
+        trail.stage, trail.named = Stage.GUARD, Named(trail.local, Purpose.READ_METADATA, None)
         self._guard.check_scope(Purpose.READ_METADATA, desk.caller)
         if call.endpoint is Endpoint.AUDIT:
             reply = await self._watching.lately(call, desk)

@@ -226,6 +226,9 @@ def test_every_endpoint_and_every_purpose_of_it_has_a_row() -> None:
         else:
             assert tried
             assert row.endpoint is Endpoint.BULK or tried == set(row.purposes), row.endpoint
+    bulks = {each.body["operations"][0]["op"] for each in TRIES if each.endpoint is Endpoint.BULK}
+    described = openapi.document()["components"]["schemas"]["Bulk"]["properties"]["operations"]["items"]
+    assert bulks == set(described["discriminator"]["mapping"])
 
 
 def test_with_every_purpose_and_exactly_its_scopes_it_is_done(world: World) -> None:

@@ -160,7 +160,7 @@ def test_a_token_without_the_scope_sees_nothing(streams: Streams, path: str) -> 
     answer = requests.get(url, headers=bearer, timeout=SECONDS)
     assert (answer.status_code, answer.json()["code"]) == (403, "SCOPE_MISSING")
     (record,) = streams.records_of(answer.headers["X-Correlation-ID"])
-    assert (record["effect"], record["code"]) == ("deny", "SCOPE_MISSING")
+    assert (record["effect"], record["code"], record["purpose"]) == ("deny", "SCOPE_MISSING", "read_metadata")
 
 
 def test_a_stream_goes_on_after_the_last_event_that_was_read(streams: Streams) -> None:
