@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -70,6 +71,10 @@ _log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS: Final = 25.0
 """Below Kubernetes' default grace period of 30 s, so that the audit is flushed before the kill."""
+END_SECONDS: Final = 28.0
+"""From the drain's beginning until Kafka is given no more time, or `_LEAST_SHIPPING_SECONDS` where that has passed."""
+SHIPPING_SECONDS: Final = 5.0
+_LEAST_SHIPPING_SECONDS: Final = 1.0
 
 
 class Sidecar:
@@ -89,6 +94,7 @@ class Sidecar:
         self._stores = {store.scheme: store for store in (*stores(config), *further)}
         self._stack = contextlib.AsyncExitStack()
         self._is_serving = False
+        self._ends_at = math.inf  # in the loop's seconds, once it drains
         self._shipper: KafkaShipper | None = None
         self._tls: ListenerTls | None = None
         self._candidate: Candidate | None = None
@@ -138,7 +144,7 @@ class Sidecar:
 
             self._shipper = KafkaShipper(config.audit.kafka, journal, clock)
             self._shipper.start()
-            stack.push_async_callback(self._shipper.stop)
+            stack.push_async_callback(self._stop_shipping, self._shipper)
         stack.push_async_callback(journal.stop)  # AUDIT_STOP goes to Kafka too, so it comes before the shipper's end
 
         logins = self._logins = Logins(config.upstream)
@@ -255,9 +261,19 @@ class Sidecar:
 
     async def _drain(self, door: Door) -> None:
         self._is_serving = False
+        self._ends_at = asyncio.get_running_loop().time() + END_SECONDS
         if self._watching is not None:
             self._watching.close()
         await door.drain(DRAIN_SECONDS)
+
+    async def _stop_shipping(self, shipper: KafkaShipper) -> None:
+        """Kafka is given what is left of the time to end. What it has not taken stays in the spool; a connection that
+        does not end by itself ends with the process."""
+        left = self._ends_at - asyncio.get_running_loop().time()
+        seconds = min(max(left, _LEAST_SHIPPING_SECONDS), SHIPPING_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds + _LEAST_SHIPPING_SECONDS):
+                await shipper.stop(seconds)
 
     # -- parts with a life of their own ------------------------------------------------------------------------------
     def _background(self, work: Coroutine[Any, Any, None]) -> None:

@@ -94,8 +94,8 @@ class KafkaShipper:
             await asyncio.wait([self._task], timeout=drain_seconds)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._persist()  # first: a broker that hangs holds up the end of its connection
         await self._producer.disconnect()
-        await self._persist()
         self._messages.close()
 
     def status(self) -> ShipperStatus:
