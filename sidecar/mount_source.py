@@ -123,8 +123,16 @@ class MountSource:
                     if await self._looked(self._login) >= since > self._seen_at:
                         return not self._comparable
         except TimeoutError:
+            self._note_slowness()
             return False
         return True
+
+    def _note_slowness(self) -> None:
+        """Stands until the look has ended, as it may."""
+        slow = f"a look at them has taken more than {LOOK_SECONDS:g} s: OpenBao hangs, is overloaded, or far away"
+        if self.problem != slow:
+            _log.warning("OpenBao's mounts cannot be read", reason=slow)
+        self.problem = slow
 
     async def keep_fresh(self) -> None:
         """Looks again and again, until cancelled."""

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 
+from sidecar import mount_source
 from sidecar.config import load
-from sidecar.errors import Refused
+from sidecar.errors import Code, Refused
 from sidecar.mount_source import MountSource
 from sidecar.upstream.control import AbsentError
 from sidecar.upstream.login import BrokerLogin
@@ -166,6 +167,22 @@ async def test_all_who_waited_for_a_look_that_took_too_long_are_served_by_the_ne
     looks.gate.set()
     await asyncio.gather(under_way, *reads)
     assert looks.count == 3
+
+
+async def test_a_look_that_is_not_answered_in_time_is_said_until_it_ends(
+    source: MountSource, looks: Looks, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mount_source, "LOOK_SECONDS", 0.01)
+    looks.gate.clear()
+    clock.advance(MAX_AGE * 2)
+    with pytest.raises(Refused) as refused:
+        await source.confirm(source.table)
+    assert refused.value.code is Code.UPSTREAM_UNAVAILABLE
+    assert source.problem == refused.value.detail
+    assert "more than 0.01 s: OpenBao hangs" in source.problem
+    looks.gate.set()
+    await source.refresh()
+    assert source.problem == ""
 
 
 async def test_a_change_is_never_confirmed_by_a_look_from_before_the_request(
