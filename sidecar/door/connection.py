@@ -188,6 +188,8 @@ class Connection(asyncio.Protocol):
 
     def _has_sent(self) -> bool:
         """Whether bytes of the client's, or its end, wait to be read."""
+        if self._transport.is_closing():  # its descriptor may be another's by now
+            return False
         waiting = select.poll()
         waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(waiting.poll(0))

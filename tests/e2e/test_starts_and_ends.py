@@ -129,6 +129,28 @@ def test_what_is_under_way_when_it_is_told_to_stop_is_answered_and_recorded(
     assert process.verify() == 0
 
 
+def test_a_reload_that_waits_for_openbao_does_not_hold_up_the_end(
+    tmp_path: Path, openbao_of_ours: OpenBao, issuer: Issuer
+) -> None:
+    process = SidecarProcess(tmp_path / "sidecar", openbao_of_ours, issuer, UNBOUND)
+    process.start()
+    try:
+        openbao_of_ours.pause()
+        (process.folder / "jwks.json").touch()
+        running = process.process
+        assert running is not None
+        read_before = process.log.read_text().count("issuer_keys_read")
+        running.send_signal(signal.SIGHUP)
+        until(lambda: process.log.read_text().count("issuer_keys_read") > read_before)  # the step before the mounts
+        assert process.terminate() == 0
+    finally:
+        process.kill()
+    log = process.log.read_text()
+    assert "draining" in log
+    assert '"event": "reloaded"' not in log
+    assert process.records()[-1]["event"] == "AUDIT_STOP"
+
+
 def connected(process: SidecarProcess) -> socket.socket:
     """A client that waits for its answer as long as a drain may take."""
     return socket.create_connection((LOOPBACK, process.port), 30)
