@@ -239,16 +239,16 @@ def main() -> None:
         journal = runner.run(journal_bench())
     for name, figure in journal.items():
         console.print(f"  audit, open load of {RATE:,} records a second with fsync: {name:32} {figure:8.1f}")
+    result, start = asyncio.run(_bench(console))
+    _table(console, result)
+    for name, figure in start.items():
+        console.print(f"  start, median of {STARTS}: {name:20} {figure:8.2f}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         kafka = runner.run(kafka_bench())
     for name, figure in kafka.items():
         console.print(
             f"  audit to Kafka, backlog of {BACKLOG:,}, drain at most {DRAIN_RATE:,}/s: {name:32} {figure:8.1f}"
         )
-    result, start = asyncio.run(_bench(console))
-    _table(console, result)
-    for name, figure in start.items():
-        console.print(f"  start, median of {STARTS}: {name:20} {figure:8.2f}")
     RESULTS.mkdir(exist_ok=True)
     document = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
