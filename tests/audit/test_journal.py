@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from sidecar.audit import journal as journal_module
+from sidecar.audit import position
 from sidecar.audit import segments as segments_module
 from sidecar.audit import writer as writer_module
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
@@ -630,8 +631,8 @@ async def test_where_kafka_has_more_than_the_spool_no_seq_is_given_twice(spool: 
     async with journal_in(spool) as journal:
         await journal.append_many([permit(str(n)) for n in range(10)])
         tip = journal.durable
-    position = {"instance": journal.instance, "seq": tip.seq, "tip": tip.hash}
-    (spool / "kafka.position").write_bytes(orjson.dumps(position))
+    kept = {"instance": journal.instance, "seq": tip.seq, "tip": tip.hash}
+    (spool / "kafka.position").write_bytes(orjson.dumps(kept))
     (segment,) = segments(spool)
     segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:5]))
     async with journal_in(spool) as journal:
@@ -644,13 +645,26 @@ async def test_where_kafka_has_more_than_the_spool_no_seq_is_given_twice(spool: 
     assert f"records 6 to {tip.seq} are missing" in said
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"instance":"x","seq":"1","tip":""}', b"null"])
+SOUND = b'{"instance":"x","seq":1,"tip":"%b","cluster":""' % (b"0" * 64)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{}", b"[]", b"\xff", b"null", b'{"instance":"x","seq":"1","tip":""}'),
+        *(SOUND, SOUND + b',"topics":[]}', SOUND + b',"topics":{"t":1}}', SOUND + b',"topics":{"t":{"other":1}}}'),
+        *(SOUND + b',"topics":{"t":{"offset":"1"}}}', SOUND + b',"topics":{"t":{"topic_id":1}}}'),
+    ],
+)
 async def test_a_position_that_cannot_be_read_is_none(spool: Path, content: bytes) -> None:
     async with journal_in(spool):
         pass
     (spool / "kafka.position").write_bytes(content)
+    assert position.load(spool) is None
     async with journal_in(spool) as journal:
         assert journal.recovery.lost_through == 0
+    (spool / "kafka.position").write_bytes(SOUND + b',"topics":{"t":{"offset":1}}}')
+    assert position.load(spool) is not None
 
 
 async def test_segments_without_their_instance_are_not_taken_over(spool: Path) -> None:
