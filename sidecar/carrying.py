@@ -125,6 +125,7 @@ class RequestDesk:
                 found[index] = Recorded(await self._stages.record_refusal(permit, trail))
             else:
                 trail.permit = permit
+                trail.decided()
                 metrics.PEP_SECONDS.labels("grant" if permit.grant.hit else "first").observe(
                     time.perf_counter() - trail.started
                 )
@@ -140,6 +141,7 @@ class RequestDesk:
         except Refused as refused:
             raise Recorded(await self._stages.record_refusal(refused, trail)) from None
         trail.permit = self._stages.decider.look_through(made, self.caller)
+        trail.decided()
         return await Carrying(self._stages, trail.permit, trail, self._provider(folder)).use(action)
 
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
@@ -159,6 +161,14 @@ class RequestDesk:
         trail.operation = operation(Act.SET_OWNER, uri, self.mounts)
         trail.forwarded = True
         await self._stages.write_down(trail, Event.SECRET_ERROR, Effect.ERROR, Phase.OUTCOME, Code.UPSTREAM_ERROR)
+
+    async def note_refused(self, refused: Refused) -> Refused:
+        """See `Desk.note_refused`."""
+        if isinstance(refused, Recorded):
+            return refused
+        trail = self._trail.branch()
+        trail.stage = self._trail.stage
+        return Recorded(await self._stages.record_refusal(refused, trail))
 
     def _provider(self, uri: SecretUri) -> Provider:
         return self._providers[uri.engine or uri.provider]

@@ -15,6 +15,7 @@ from sidecar.config import Config, ConfigError, effective, load
 from sidecar.dev.commands import app as dev
 from sidecar.errors import Refused
 from sidecar.footprint import without
+from sidecar.ops.hardening import keep_session_keys
 from sidecar.terminal import app as secret
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """The console script."""
+    keep_session_keys()
     with without("rich"):  # structlog would load it for tracebacks of a style that is not ours
         from sidecar.ops.logs import take_last_words
 

@@ -378,7 +378,9 @@ class Enforcement:
         no secret, are polled by probes, and are not recorded (OpenBao's own audit does not either)."""
         if route.upstream is None:
             raise Refused(Code.OPERATION_FORBIDDEN, "this path is not served")
-        answer = await self._upstream.public(route.upstream)
+        with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:
+            answer = await self._upstream.public(route.upstream, traceparent=str(span.at) if span.at else None)
+            span.note(status=answer.status)
         body = self._release.own(await answer.read(WHOLE_BYTES))
         return Answer(answer.status, self._headers(answer.headers, trail), body)
 
@@ -399,7 +401,10 @@ class Enforcement:
         if call.mutation:
             await self._write_down(trail, Event.SECRET_PERMIT, Effect.PERMIT, Phase.INTENT)
         try:
-            answer = await self._upstream.token_call(request, token)
+            with tracing.span("sidecar.upstream", trail.span.at, Kind.CLIENT) as span:
+                traceparent = str(span.at) if span.at else None
+                answer = await self._upstream.token_call(request, token, traceparent=traceparent)
+                span.note(status=answer.status)
             raw = self._release.own(await answer.read(WHOLE_BYTES))
         except UpstreamFailure as failure:
             trail.forwarded = failure.sent

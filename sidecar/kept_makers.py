@@ -39,16 +39,19 @@ async def forward_with_makers(
         return await upstream.forward(permit, traceparent=traceparent)
     asked = faithful(permit.operation.upstream.body or b"{}")
     for _ in range(ATTEMPTS):
-        request = await _with_makers(permit, upstream, max_bytes)
+        request = await _with_makers(permit, upstream, max_bytes, traceparent)
         answer = await upstream.forward(permit, request=request, traceparent=traceparent)
         if _CAS in asked or answer.status != 400 or _CONFLICT not in await answer.read(max_bytes):
             break
     return answer
 
 
-async def _with_makers(permit: Permit, upstream: UpstreamClient, max_bytes: int) -> UpstreamRequest:
+async def _with_makers(
+    permit: Permit, upstream: UpstreamClient, max_bytes: int, traceparent: str | None
+) -> UpstreamRequest:
     asked = permit.operation.upstream
-    answer = await upstream.forward(permit, request=UpstreamRequest("GET", asked.path, "", asked.namespace))
+    read = UpstreamRequest("GET", asked.path, "", asked.namespace)
+    answer = await upstream.forward(permit, request=read, traceparent=traceparent)
     raw = await answer.read(max_bytes)
     if answer.status not in (200, 404):
         raise Refused(

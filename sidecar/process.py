@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import resource
 import signal
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import uvloop
@@ -18,11 +17,10 @@ from sidecar.config import Config
 from sidecar.config_on_disk import ConfigOnDisk
 from sidecar.decision.cedar import PolicyError
 from sidecar.footprint import settle
+from sidecar.ops.hardening import keep_memory
 from sidecar.ops.logs import configure as configure_logs
 
 _log = structlog.get_logger(__name__)
-
-_PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
 
 
 def run(config: Config, on_disk: ConfigOnDisk | None = None) -> int:
@@ -36,13 +34,9 @@ def run(config: Config, on_disk: ConfigOnDisk | None = None) -> int:
 
 
 def harden() -> None:
-    """No core files: a crash dump would hold secrets. The limit alone does not keep the kernel from piping one to a
-    handler (core(5)); not being dumpable does, and keeps processes of the same user from reading memory and
-    environment. As many descriptors as we may have: `max_connections` callers and their connections to OpenBao do not
-    fit into the usual soft limit of 1,024."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "the process cannot be made undumpable")
+    """Nobody gets an image of its memory. As many descriptors as we may have: `max_connections` callers and their
+    connections to OpenBao do not fit into the usual soft limit of 1,024."""
+    keep_memory()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -38,18 +38,21 @@ class Stage(StrEnum):
 
 
 _NO_MOUNTS: Final = MountTable.empty()
-_CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
+_CORRELATION_ID: Final = re.compile(r"(?!(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20})[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
+"""No OpenBao token is taken for one, though it fits: the id stands in records, logs and spans."""
 
 
 @dataclass(slots=True)
 class Trail:
     """Notes on one request. `started` is `time.perf_counter()` seconds, `stage` where it is now, `in_force` the version
     of the policies in force when it came, `grant_state` how the caller stood with what was refused.
-    `mounts` is the table that it was named by, `came_at` when it came, in elapsed seconds."""
+    `mounts` is the table that it was named by, `came_at` when it came, in elapsed seconds. `span` is the request's,
+    `pep` that of the way to the decision, where it did not begin with the request."""
 
     started: float = field(default_factory=time.perf_counter)
     correlation_id: str = field(default_factory=lambda: secrets.token_hex(16))
     span: Span | Untraced = field(default_factory=lambda: Untraced(None))
+    pep: Span | Untraced | None = None
     stage: Stage = Stage.DOOR
     in_force: str = ""
     named: Named | None = None
@@ -87,8 +90,12 @@ class Trail:
 
     def decided(self) -> None:
         """The way to the decision is at its end, whichever it was: what came before it is a span of its own."""
-        with tracing.span("sidecar.pep", self.span.at) as span:
-            span.starts_with(self.span)
+        pep = self.pep
+        if pep is None:
+            pep = tracing.span("sidecar.pep", self.span.at)
+            pep.starts_with(self.span)
+        with pep:
+            pass
 
     def read_correlation(self, head: Head) -> None:
         """Takes the caller's correlation id and trace context where they are well formed, else keeps our own.
@@ -98,14 +105,17 @@ class Trail:
         given = head.headers.get("x-correlation-id", "")
         if _CORRELATION_ID.fullmatch(given):
             self.correlation_id = given
-        given = head.headers.get("traceparent", "")
-        self.span = tracing.begin("sidecar.request", tracing.parse(given) if given else None)
+        position = head.headers.get("traceparent")
+        parent = None if position is None else tracing.parse(position)
+        self.span = tracing.begin("sidecar.request", parent, anew=position is not None)
 
     def branch(self) -> Trail:
-        """Notes on one of several operations that the request is made of. The request's span stays this one's."""
+        """Notes on one of several operations that the request is made of. The request's span stays this one's, the
+        way to the decision is each one's own."""
         return Trail(
             correlation_id=self.correlation_id,
             span=Untraced(self.span.at),
+            pep=tracing.span("sidecar.pep", self.span.at),
             stage=Stage.SURFACE,
             local=self.local,
             in_force=self.in_force,

@@ -22,6 +22,7 @@ from sidecar.injector.certificates import CertificateKeeper
 from sidecar.injector.cluster import Cluster, ClusterError, own_namespace
 from sidecar.injector.config import InjectorConfig
 from sidecar.injector.server import webhook_app
+from sidecar.ops.hardening import keep_memory
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
 
@@ -32,6 +33,7 @@ _log = structlog.get_logger(__name__)
 def run(config: InjectorConfig) -> int:
     """Runs the webhook until SIGTERM or SIGINT. Returns the exit status."""
     configure_logs(config.ops.log_level, config.ops.log_format)
+    keep_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
 

@@ -14,6 +14,7 @@ from sidecar.injector import metrics
 from sidecar.injector.admit import Phase, Rules, admit
 from sidecar.injector.refusal import Denied, Malformed
 from sidecar.injector.review import Review, allowed, denied, parse_review
+from sidecar.ops.health import quiet_faults
 
 PATHS: Final[dict[str, Phase]] = {"/mutate": "mutate", "/validate": "validate"}
 READ_SECONDS: Final = 3.0
@@ -58,7 +59,7 @@ def webhook_app(rules: Rules, max_body_bytes: int) -> web.Application:
 
         return handle
 
-    app = web.Application(client_max_size=max_body_bytes)
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[quiet_faults])
     for path, phase in PATHS.items():
         app.router.add_post(path, handler(phase))
     return app

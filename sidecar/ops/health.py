@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
+import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -23,6 +25,21 @@ class Check:
 
 
 Checks = Mapping[str, Callable[[], Check]]
+
+_log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def quiet_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A fault of ours is told to the log. aiohttp would answer it with the traceback, messages and all, where asyncio
+    is in its debug mode (PYTHONASYNCIODEBUG, PYTHONDEVMODE)."""
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 - the last resort of this listener
+        _log.exception("internal fault")
+        return _json(500, {"error": "internal fault; see the log"})
 
 
 def operations_app(checks: Checks, registry: CollectorRegistry, before_scrape: Callable[[], None]) -> web.Application:
@@ -53,7 +70,7 @@ def operations_app(checks: Checks, registry: CollectorRegistry, before_scrape: C
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    app = web.Application()
+    app = web.Application(middlewares=[quiet_faults])
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)

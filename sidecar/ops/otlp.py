@@ -6,12 +6,14 @@ where a collector is configured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -19,6 +21,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
+from sidecar.ops.logs import register_secret
 from sidecar.ops.tracing import Kind, Span, TraceParent
 
 EXPORT_SECONDS: Final = 3.0
@@ -34,6 +37,7 @@ class Collector:
 
     def __init__(self, endpoint: str, attributes: dict[str, str]) -> None:
         """`endpoint` is the collector's base URL; `/v1/traces` is added where it has no path (OTLP/HTTP, 1.6)."""
+        _register_headers()
         session = requests.Session()
         session.trust_env = False
         exporter = OTLPSpanExporter(traces_url(endpoint), timeout=EXPORT_SECONDS, session=session)
@@ -64,6 +68,16 @@ class Collector:
     def close(self) -> None:
         """Sends what waits, as far as the collector takes it in `EXPORT_SECONDS`. Blocks: call it in a thread."""
         self._processor.shutdown()  # type: ignore[no-untyped-call] # the library has no type for it
+
+
+def _register_headers() -> None:
+    """What the exporter's own variables have it send may be a credential, which a collector may quote in what the
+    exporter logs."""
+    for name in (OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS):
+        for pair in os.environ.get(name, "").split(","):
+            value = unquote(pair.partition("=")[2]).strip()
+            register_secret(value)
+            register_secret(value.rpartition(" ")[2])  # without `Bearer`
 
 
 def traces_url(endpoint: str) -> str:

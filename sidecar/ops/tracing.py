@@ -2,7 +2,8 @@
 
 A span carries names and codes (operation, purpose, status), never a path, a subject, a token or a value: what belongs
 to one caller is found in the audit by the trace's id, which its records hold. Without a collector nothing of
-OpenTelemetry is imported, no span is made, and a caller's context is handed on as it came.
+OpenTelemetry is imported, no span is made, and a caller's context is handed on as it came; one that is none is
+replaced.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Span:
 
 
 class Untraced:
-    """In a span's place where there is none. `at` is the caller's own position, if it gave one: it is handed on."""
+    """In a span's place where there is none. `at` is the caller's own position, if it gave one, or what stands in the
+    place of one that was none: it is handed on."""
 
     __slots__ = ("at", "failed")
 
@@ -117,16 +119,17 @@ _ratio: float = 0.0
 _random: Final = random.SystemRandom()
 
 
-def begin(name: str, parent: TraceParent | None) -> Span | Untraced:
+def begin(name: str, parent: TraceParent | None, *, anew: bool = False) -> Span | Untraced:
     """The span of a whole request: the caller's trace goes on, else one begins. Whether it is kept is the caller's
-    word (its `sampled` flag), and where it gave none, chance."""
-    if _export is None:
-        return Untraced(parent)
+    word (its `sampled` flag), and where it gave none, chance. `anew`: what the caller gave is no position in a trace,
+    so that one of ours goes on in its place (W3C Trace Context, section 3.2), kept or not."""
     if parent is None:
-        if _random.random() >= _ratio:
-            return Untraced(None)
-        return Span(name, Kind.SERVER, TraceParent(secrets.token_hex(16), secrets.token_hex(8), True), None)
-    return Span(name, Kind.SERVER, _below(parent), parent) if parent.sampled else Untraced(parent)
+        if _export is not None and _random.random() < _ratio:
+            return Span(name, Kind.SERVER, _somewhere(sampled=True), None)
+        return Untraced(_somewhere(sampled=False) if anew else None)
+    if _export is None or not parent.sampled:
+        return Untraced(parent)
+    return Span(name, Kind.SERVER, _below(parent), parent)
 
 
 def span(name: str, parent: TraceParent | None, kind: Kind = Kind.INTERNAL) -> Span | Untraced:
@@ -134,6 +137,10 @@ def span(name: str, parent: TraceParent | None, kind: Kind = Kind.INTERNAL) -> S
     if _export is None or parent is None or not parent.sampled:
         return Untraced(parent)
     return Span(name, kind, _below(parent), parent)
+
+
+def _somewhere(*, sampled: bool) -> TraceParent:
+    return TraceParent(secrets.token_hex(16), secrets.token_hex(8), sampled)
 
 
 def _below(parent: TraceParent) -> TraceParent:

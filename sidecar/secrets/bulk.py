@@ -37,12 +37,13 @@ class BulkRequests:
                 try:
                     if isinstance(want, Refused) or isinstance(permit, Refused):
                         raise want if isinstance(want, Refused) else permit  # type: ignore[misc] # one of them is
-                    status, said = await self._carry_out(desk, each, want.uri, permit)
-                    results.append({"op": each.op, "uri": str(want.uri), "status": status, **said})
+                    status, done = await self._carry_out(desk, each, want.uri, permit)
+                    results.append({"op": each.op, "uri": str(want.uri), "status": status, **done})
                 except Refused as refused:
                     failed = True
                     uri = each.uri if isinstance(want, Refused) else str(want.uri)
-                    results.append({"op": each.op, "uri": uri, "status": refused.status, "error": error_of(refused)})
+                    said = await desk.note_refused(refused)
+                    results.append({"op": each.op, "uri": uri, "status": said.status, "error": error_of(said)})
         finally:
             for permit in held:
                 if not isinstance(permit, Refused):
@@ -64,8 +65,9 @@ class BulkRequests:
                 permits.append(permit)
             else:
                 named = {"op": result["op"], "uri": result["uri"]}
+                refused = await desk.note_refused(permit)
                 result.clear()
-                result.update(named, status=permit.status, error=error_of(permit))
+                result.update(named, status=refused.status, error=error_of(refused))
         await repeat_all(permits)
         return Reply(reply.status, {"results": results})
 

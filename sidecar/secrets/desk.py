@@ -81,6 +81,10 @@ class Desk(Protocol):
     async def note_unstamped(self, uri: SecretUri) -> None:
         """Records that the maker of a secret could not be stamped on it."""
 
+    async def note_refused(self, refused: Refused) -> Refused:
+        """Records a refusal that stands inside an answer, unless it is recorded; what is raised records itself. Returns
+        the refusal to be answered: the journal's own, where the record cannot be written."""
+
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         """Which of these the caller may know of, in one question to the PDP; no grants are opened."""
 

@@ -110,7 +110,8 @@ class Watching:
         """From after the number that `begin` gives once the stream is read; where that is None, or gone, some was
         missed, which is said first."""
         if self._closed or self._is_full(watcher.caller):
-            yield _event("end", {"reason": Code.OVERLOADED, "message": "too many event streams are open"})
+            refused = await desk.note_refused(Refused(Code.OVERLOADED, "too many event streams are open"))
+            yield _event("end", {"reason": refused.code, "message": refused.message})
             return
         self._watchers.add(watcher)
         metrics.EVENT_STREAMS.set(len(self._watchers))
@@ -137,7 +138,8 @@ class Watching:
                     await self._still_good(watcher.caller)
                     yield b": still here\n\n"
             yield _event("end", {"reason": watcher.end[0], "message": watcher.end[1]})
-        except Refused as refused:
+        except Refused as fallen:
+            refused = await desk.note_refused(fallen)
             yield _event("end", {"reason": refused.code, "message": refused.message})
         finally:
             self._watchers.discard(watcher)

@@ -84,9 +84,7 @@ class UpstreamClient:
         if request is not None and not permit.operation.covers(request):
             raise ValueError("a request that the permitted operation does not cover")
         shown = await self._login.token_for(permit)
-        headers = CIMultiDict({"X-Vault-Token": shown.credential.reveal()})
-        if traceparent is not None:
-            headers["traceparent"] = traceparent
+        headers = _headers(shown.credential, traceparent)
         answer = await self._exchange(request or permit.operation.upstream, headers, shown.secrets)
         answer.made_under = shown.credential
         if answer.status == 403 and not await self._token_still_good(answer, permit, shown.credential):
@@ -94,25 +92,27 @@ class UpstreamClient:
             raise unavailable("the login to OpenBao has ended, it is being made again")
         return answer
 
-    async def public(self, request: UpstreamRequest) -> UpstreamAnswer:
+    async def public(self, request: UpstreamRequest, *, traceparent: str | None = None) -> UpstreamAnswer:
         """Asks one of `PUBLIC_PATHS`, without any token. Raises `UpstreamFailure`."""
         if request.method != "GET" or request.path not in PUBLIC_PATHS or request.body is not None:
             raise ValueError("only what OpenBao answers to anyone goes out without a permit")
-        return await self._exchange(request, CIMultiDict())
+        return await self._exchange(request, _headers(None, traceparent))
 
     async def metadata(self, request: UpstreamRequest, own: Credential) -> tuple[int, bytes]:
         """Status and body of a read of one secret's KV version 2 metadata, with the sidecar's own token and on nobody's
         permit: for the PDP alone, never for a caller. Raises `UpstreamFailure`."""
         if request.method != "GET" or request.query or request.body is not None or not _METADATA(request.path):
             raise ValueError("only the metadata of one secret are read without a permit")
-        answer = await self._exchange(request, CIMultiDict({"X-Vault-Token": own.reveal()}))
+        answer = await self._exchange(request, _headers(own))
         return answer.status, await answer.read(METADATA_BYTES)
 
-    async def token_call(self, request: UpstreamRequest, token: Credential | None) -> UpstreamAnswer:
+    async def token_call(
+        self, request: UpstreamRequest, token: Credential | None, *, traceparent: str | None = None
+    ) -> UpstreamAnswer:
         """A call about a caller's own token, with that token, or a login, with none. Raises `UpstreamFailure`."""
         if not _about_token(request.path) or (token is not None) is not bool(_is_self(request.path)):
             raise ValueError("only a caller's own token calls and logins go out without a permit")
-        return await self._exchange(request, CIMultiDict({"X-Vault-Token": token.reveal()} if token else {}))
+        return await self._exchange(request, _headers(token, traceparent))
 
     async def _token_still_good(self, answer: UpstreamAnswer, permit: Permit, used: Credential) -> bool:
         try:
@@ -165,6 +165,13 @@ class UpstreamClient:
             )
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise _failure(error) from error
+
+
+def _headers(token: Credential | None, traceparent: str | None = None) -> CIMultiDict[str]:
+    headers = CIMultiDict({} if token is None else {"X-Vault-Token": token.reveal()})
+    if traceparent is not None:
+        headers["traceparent"] = traceparent
+    return headers
 
 
 def _failure(error: Exception) -> UpstreamFailure:

@@ -12,7 +12,7 @@ SENT: Final[Mapping[str, str]] = {
     "X-Vault-Request": "`true`: OpenBao may insist on it against forged requests",
     "X-Vault-Token": "the sidecar's own login",
     "X-Vault-Namespace": "the operation's namespace, where it has one",
-    "traceparent": "the trace (W3C Trace Context), where the caller began one",
+    "traceparent": "the trace (W3C Trace Context), where the caller is in one or one is collected",
     "Content-Type": "the body's, where there is one",
     "Content-Length": "the body's; 0 for a write without one",
 }

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import requests
 
 from sidecar.dev.ports import LOOPBACK
+from sidecar.errors import Code
+from sidecar.surface.operation import SCOPE
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
@@ -42,21 +46,44 @@ class Answer:
         except (ValueError, AttributeError):
             return ""
 
+    @property
+    def nonce(self) -> str:
+        """What a proof must hold from now on; empty where it was not told."""
+        found = re.search(rb"(?im)^dpop-nonce: *(\S+)", self.head)
+        return found[1].decode() if found else ""
 
-def ask(port: int, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
-    """One request on a connection of its own, byte by byte as given."""
+
+def ask(
+    port: int,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    until: bytes | None = None,
+) -> Answer:
+    """One request on a connection of its own, byte by byte as given; what comes back to its end, or `until` this."""
     given = {"Host": f"{LOOPBACK}:{port}", "Connection": "close"} | (headers or {})
     if body:
         given.setdefault("Content-Length", str(len(body)))
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
-    with socket.create_connection((LOOPBACK, port), timeout=20) as connection:
+    with connected(port, tls) as connection:
         connection.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
         raw = b""
         with suppress(ConnectionError):  # it was killed
-            while chunk := connection.recv(65536):
+            while (until is None or until not in raw) and (chunk := connection.recv(65536)):
                 raw += chunk
     head, _, content = raw.partition(b"\r\n\r\n")
     return Answer(int(head.split(b" ")[1]) if head else 0, head, content)
+
+
+def connected(port: int, tls: ssl.SSLContext | None = None) -> socket.socket:
+    """A connection, with TLS where a context is given."""
+    plain = socket.create_connection((LOOPBACK, port), timeout=20)
+    return plain if tls is None else tls.wrap_socket(plain, server_hostname=LOOPBACK)
+
+
+SCOPES: Final = " ".join(sorted(set(SCOPE.values())))
 
 
 @dataclass
@@ -75,11 +102,20 @@ class House:
     seen: dict[str, bytes] = field(default_factory=dict)
     refusals: dict[str, bytes] = field(default_factory=dict)
     proofs: ProofKey = field(default_factory=ProofKey)
+    codes: set[str] = field(default_factory=set)
+    yaml: str = ""
+    yaml_key: str = ""
+    began: int = 0
+    nonce: str = ""
+    tls: ssl.SSLContext | None = None
+
+    def claims(self, **claims: Any) -> dict[str, Any]:
+        """What a good token holds beside the usual, a canary among it."""
+        return {"private": self.canaries.plant("a claim of the token"), "scope": SCOPES} | claims
 
     def token(self, **claims: Any) -> str:
         """A caller's token that holds a canary, and is one."""
-        secret_claim = self.canaries.plant("a claim of the token")
-        return self.canaries.add_jwt("a caller's token", self.process.issuer.token(private=secret_claim, **claims))
+        return self.canaries.add_jwt("a caller's token", self.process.issuer.token(**self.claims(**claims)))
 
     def ask(
         self, method: str, target: str, body: Any = None, token: str | None = "", **headers: str
@@ -90,26 +126,49 @@ class House:
         if token is not None:
             given["X-Vault-Token"] = token or self.token()
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        answer = ask(self.process.port, method, target, raw, given)
+        answer = ask(self.process.port, method, target, raw, given, self.tls)
+        self.nonce = answer.nonce or self.nonce
         if answer.code:  # what OpenBao answered goes to the caller as it is
+            self.codes.add(answer.code)
             self.refusals[f"answer {len(self.refusals)} ({method}, {answer.status} {answer.code})"] = (
                 answer.head + answer.body
             )
         return answer
 
-    def prove(self, method: str, path: str, *, bend: Callable[[str], str] = lambda proof: proof) -> Answer:
+    def bound(self, key: ProofKey | None = None, sub: str = "prover", **claims: Any) -> str:
+        """A caller's token that is bound to a key."""
+        token = self.process.issuer.bound_token((key or self.proofs).jkt, **self.claims(sub=sub, **claims))
+        return self.canaries.add_jwt("a caller's token", token)
+
+    def proof(self, token: str, method: str, path: str, key: ProofKey | None = None) -> str:
+        """A good proof for a request with this token."""
+        claim, url = self.canaries.plant("a claim of the proof"), f"{self.process.url}{path}"
+        proof = (key or self.proofs).proof(token, method, url, self.nonce or None, private=claim)
+        return self.canaries.add_jwt("a proof", proof)
+
+    def prove(
+        self, method: str, path: str, *, token: str = "", bend: Callable[[str], str] = lambda proof: proof
+    ) -> Answer:
         """Asks with a bound token and a proof, which may be bent."""
-        token = self.canaries.add_jwt("a caller's token", self.process.issuer.bound_token(self.proofs.jkt, private="x"))
-        proof = self.proofs.proof(
-            token, method, f"{self.process.url}{path}", private=self.canaries.plant("a claim of the proof")
-        )
-        return self.ask(method, path, token=token, DPoP=bend(self.canaries.add_jwt("a proof", proof)))
+        token = token or self.bound()
+        return self.ask(method, path, token=token, DPoP=bend(self.proof(token, method, path)))
 
     def look(self, when: str) -> None:
         """Keeps what the operations listener shows now."""
-        for path in ("/metrics", "/readyz", "/healthz", "/debug", "/debug/grants", "/debug/nothing"):
+        secret = self.canaries.plant("a text in an operator's URL")
+        for path in (
+            *("/metrics", "/readyz", "/healthz", "/debug", "/debug/grants", "/debug/grants?limit=1"),
+            *(f"/debug/grants?limit={secret}", f"/debug/{secret}", f"/{secret}?{secret}={secret}"),
+        ):
             answer = ask(self.process.ops_port, "GET", path)
             self.seen[f"{path} {when}"] = answer.head + answer.body
+        for method, name, value in (
+            (secret.upper(), "X-App", "x"),
+            ("GET", f"{secret} bad", "x"),
+            ("POST", "Content-Length", secret),
+            ("POST", "Transfer-Encoding", secret),
+        ):  # whoever sends what is no HTTP may be told what it sent; the log is not
+            ask(self.process.ops_port, method, f"/{secret}", headers={name: value, "Authorization": f"Bearer {secret}"})
 
 
 # -- what is driven --------------------------------------------------------------------------------------------------
@@ -118,11 +177,9 @@ def drive_operations(house: House, name: str) -> None:
     plant, path = house.canaries.plant, f"/v1/secret/data/leak/{name}"
     released = house.ask("GET", path)
     assert released.status == 200, released.body
-    assert house.canaries.found_in({"the answer": released.body}) == [
-        f"{each} in the answer"
-        for each in ("a path", "a value", "a key name", "a value in a value")
-        if each != "a path"
-    ], "the search is blind, or the answer is"
+    assert set(house.canaries.found_in({"the answer": released.body})) == {
+        f"{each} in the answer" for each in ("a key name", "a value", "a value in a value")
+    }, "the search is blind, or the answer is"
     fresh = f"leak/{plant('a path')}"
     data = {plant("a key name"): plant("a value")}
     for method, target, body in (
@@ -161,14 +218,23 @@ def drive_operations(house: House, name: str) -> None:
     for call in ("renew", "lookup", "revoke"):
         house.ask("PUT", f"/v1/sys/leases/{call}", {"lease_id": certificate["lease_id"]})
     house.ask("PUT", "/v1/sys/leases/revoke", {"lease_id": f"leak-pki/issue/{name}/{plant('a lease')}"})
+    issued = house.ask("GET", f"/v1/leak-db/creds/{name}")
+    login = json.loads(issued.body)
+    for part in ("username", "password"):
+        house.canaries.add(f"a database's {part}", login["data"][part])
+    house.canaries.add("a lease", login["lease_id"].rsplit("/", 1)[1])
+    kept = json.loads(house.ask("GET", f"/v1/leak-db/static-creds/{name}-kept").body)["data"]
+    house.canaries.add("a database's password", kept["password"])
+    house.ask("POST", f"/v1/leak-db/rotate-role/{name}-kept", {})
+    house.ask("GET", f"/v1/leak-db/creds/{plant('a path')}")
+    house.ask("PUT", "/v1/sys/leases/renew", {"lease_id": login["lease_id"]})
+    house.ask("PUT", "/v1/sys/leases/revoke", {"lease_id": login["lease_id"]})
     for target in ("auth/token/lookup-self", "sys/internal/ui/mounts", f"sys/internal/ui/mounts/secret/{fresh}"):
         house.ask("GET", f"/v1/{target}")
     for target in ("auth/token/renew-self", "auth/token/revoke-self", f"auth/{plant('a path')}/login", "sys/seal"):
         house.ask("POST", f"/v1/{target}", {"password": plant("a password")})
     for target in ("sys/health", "sys/seal-status", "sys/leader", f"sys/{plant('a path')}"):
         house.ask("GET", f"/v1/{target}", token=None)
-    house.ask("GET", f"/api/secrets/value?uri=openbao%2Bkv2://secret/leak/{name}")
-    house.ask("POST", "/api/secrets", {"uri": f"openbao+kv2://secret/{fresh}", "value": plant("a value")})
 
 
 def drive_bad_requests(house: House, name: str) -> None:
@@ -189,6 +255,10 @@ def drive_bad_requests(house: House, name: str) -> None:
         f"{path}/{plant('a path')}\x7f",
         f"{path}/{plant('a path') * 1000}",
         f"/v1/secret/{plant('a path')}/x",
+        f"/v1/secret/data/{plant('a path')}/*",
+        f"/v1/secret/data/{plant('a path')}/",
+        f"/v1/leak-gone/data/{plant('a path')}",
+        f"/v1/cubbyhole/{plant('a path')}",
     ):
         assert house.ask("GET", target).status >= 400, target
     value = plant("a value")
@@ -206,6 +276,7 @@ def drive_bad_requests(house: House, name: str) -> None:
     ):
         assert house.ask("POST", path, body).status >= 400, body
     house.ask("POST", path, value.encode() * 100, Content_Encoding="gzip")
+    house.ask("POST", path, value.encode() * 50_000)
     house.ask("POST", path, b"x", Content_Length=plant("a header"))
     house.ask("POST", path, f"{value}\r\n{value}\r\n".encode(), Transfer_Encoding="chunked")
     house.ask(plant("a method").upper(), path)
@@ -220,7 +291,9 @@ def drive_bad_requests(house: House, name: str) -> None:
         {f"{plant('a header name')} bad": "x"},
         {"X-Long": plant("a header") * 4000},
         {"X-Correlation-ID": plant("a correlation id") * 5},
+        {"X-Correlation-ID": f"hvs.{plant('a token')}"},
         {"traceparent": f"00-{plant('a trace')}"},
+        {"traceparent": f"cc-{'1' * 32}-{'2' * 16}-01-{plant('a trace')}"},
         {"tracestate": plant("a trace state"), "baggage": plant("baggage"), "X-Forwarded-For": plant("an address")},
     ):
         house.ask("GET", path, **headers)
@@ -242,13 +315,28 @@ def drive_bad_requests(house: House, name: str) -> None:
         drop("a token", good.token(exp=plant("an exp"))),
         drop("a token", good.token(cnf={"jkt": plant("a jkt")})),
         drop("a token", good.token(cnf={plant("a cnf"): "x"})),
+        drop("a token", good.token(scope=plant("a scope"), private=plant("a claim of the token"))),
         drop("a token", good.token(scope=[plant("a scope")])),
         drop("a token", good.compact(f'{{"alg":"ES256","{plant("a header")}"'.encode(), b"{}" + b" " * 9)),
         drop("a token", good.compact(good.header(), f'{{"iss": "{plant("a claim")}'.encode())),
         f"{good.token()[:-8]}{plant('a signature')}",
     ):
         house.ask("GET", path, token=token)
-    assert house.prove("GET", path).status in (200, 401)
+    house.nonce = ""
+    assert house.prove("GET", path).code == Code.PROOF_NONCE_REQUIRED
+    token = house.bound()
+    assert house.prove("GET", path, token=token).status == 200
+    assert house.prove("GET", path, token=token).code == Code.TOKEN_REPLAYED, "its grant was for one use"
+    token = house.bound(sub="twice")
+    proof = house.proof(token, "GET", path)
+    assert [house.ask("GET", path, token=token, DPoP=proof).code for _ in range(2)] == ["", Code.PROOF_REPLAYED]
+    thief, older = ProofKey(), int(time.time()) - 5
+    house.pdp.obliges({"ttl_seconds": 60, "max_uses": 9}, subject="changing")
+    for key in (house.proofs, thief):
+        token = house.bound(key, sub="changing", iat=older)
+        last = house.ask("GET", path, token=token, DPoP=house.proof(token, "GET", path, key))
+    assert last.code == Code.BINDING_CHANGED
+    house.ask("GET", f"/v1/{plant('a namespace')}/secret/data/x", X_Vault_Namespace=plant("a namespace"))
     for bend in (
         lambda proof: f"{proof}{plant('a proof')}",
         lambda proof: proof[:-30],
@@ -312,6 +400,7 @@ def drive_pdp_faults(house: House, name: str) -> None:
             f'{{"decision": true, "decision": "{plant("garbage")}',
             f"<html>{plant('garbage')}",
             f'{{"decision": true, "context": "{plant("garbage")}"}}',
+            f'{{"decision": false, "context": {{"error": {{"message": "{plant("garbage")}"}}}}}}',
         )
     ):
         house.pdp.by_subject[f"garbage-{number}"] = raw

@@ -1,6 +1,7 @@
 """Whatever a caller is refused with, an investigator finds the record by the correlation id that the caller was shown.
 
 One way to each code, through a whole sidecar; the record must have that id and that code. One code has none, below.
+Nothing else of what was asked is told to anybody: tokens, proofs, values and paths are searched for at the end.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -23,13 +25,15 @@ from sidecar.dev.ports import LOOPBACK
 from sidecar.errors import STATUS, Code
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
+from tests.support.canaries import Canaries
 from tests.support.crooked_openbao import CrookedOpenBao
 from tests.support.scripted_pdp import DENY, ScriptedAuthzen
 from tests.support.tokens import Issuer
 
 pytestmark = pytest.mark.real
 
-PATH: Final = "/v1/secret/data/app/db"
+NAME: Final = f"cnry{secrets.token_hex(10)}"
+PATH: Final = f"/v1/secret/data/{NAME}"
 API: Final = "/api/secrets"
 SCOPES: Final = "secrets.read secrets.write secrets.rotate secrets.read_metadata"
 IN_FLIGHT: Final = 4
@@ -54,6 +58,8 @@ class House:
     sidecar: SidecarProcess
     openbao: CrookedOpenBao
     pdp: ScriptedAuthzen
+    canaries: Canaries
+    refusals: dict[str, bytes] = field(default_factory=dict)
 
     def ask(
         self,
@@ -66,6 +72,10 @@ class House:
     ) -> Answer:
         """One request, byte for byte as it is given here, with a good token unless another is given."""
         token = self.sidecar.issuer.token(**{"sub": "endless", "scope": SCOPES} | claims) if token is None else token
+        for credential in (token, *(value for name, value in headers if name == "DPoP")):
+            for part in (credential, *credential.split(".")[1:]):
+                if len(part) > 16:
+                    self.canaries.add("a token or proof", part)
         content = b"" if body is None else json.dumps(body).encode()
         connection = http.client.HTTPConnection(LOOPBACK, self.sidecar.port, timeout=30)
         try:
@@ -78,6 +88,8 @@ class House:
             connection.endheaders(content)
             answer = connection.getresponse()
             shown = answer.read()
+            if answer.status >= 400:
+                self.refusals[f"answer {len(self.refusals)}"] = str(answer.headers).encode() + shown
             return Answer(answer.status, dict(answer.headers), json.loads(shown) if shown else {})
         finally:
             connection.close()
@@ -115,7 +127,9 @@ class House:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[House]:
-    openbao.put("app/db", {"user": "u"})
+    canaries = Canaries()
+    canaries.add("a path", NAME)
+    openbao.put(NAME, {"user": canaries.plant("a value")})
     folder = tmp_path_factory.mktemp("found")
     with CrookedOpenBao(openbao.address) as crooked, ScriptedAuthzen() as pdp:
         crooked.lies |= {"/silent": None, "/nonsense": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"}
@@ -142,7 +156,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Is
             "limits": {"max_body_mib": 1, "max_header_kib": 8, "max_in_flight": IN_FLIGHT},
         }
         with SidecarProcess(folder, openbao, issuer, overrides) as process:
-            yield House(process, crooked, pdp)
+            yield House(process, crooked, pdp, canaries)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: I
     """In production, with a key in hand required and a file of secrets that nobody may write."""
     folder = tmp_path_factory.mktemp("strict")
     file = folder / "secrets.yaml"
-    file.write_text("secret: {app: {db: {user: u}}}\n")
+    file.write_text(f"secret: {{app: {{db: {{user: {house.canaries.plant('a value')}}}}}}}\n")
     file.chmod(0o600)
     overrides = {
         "environment": "prod",
@@ -160,7 +174,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: I
         "anti_replay": {"dpop_nonce": "optional"},
     }
     with SidecarProcess(folder, openbao, issuer, overrides) as process:
-        yield House(process, house.openbao, house.pdp)
+        yield House(process, house.openbao, house.pdp, house.canaries)
 
 
 def secret(path: str) -> str:
@@ -269,7 +283,7 @@ WAYS: Final[Mapping[Code, Way]] = {
     Code.BODY_TOO_LARGE: lambda h: h.ask("POST", PATH, body={"data": {"k": "v" * (1024 * 1024)}}),
     Code.HEADERS_TOO_LARGE: lambda h: h.ask("GET", PATH, ("X-Long", "x" * 9000)),
     Code.OVERLOADED: one_too_many_at_once,
-    Code.UNSUPPORTED_OPERATION: lambda h: h.ask("GET", f"{API}?uri=" + secret("app/db")),
+    Code.UNSUPPORTED_OPERATION: lambda h: h.ask("GET", f"{API}?uri=" + secret(NAME)),
     Code.UPSTREAM_ERROR: lambda h: h.ask("GET", "/v1/secret/data/nonsense"),
     Code.PDP_UNAVAILABLE: lambda h: h.ask(sub="puzzled"),
     Code.UPSTREAM_TIMEOUT: lambda h: h.ask("GET", "/v1/secret/data/silent"),
@@ -303,6 +317,27 @@ def test_so_is_that_of_one_in_production(strict: House, code: Code) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operation", "code"),
+    [
+        ({"op": "delete", "uri": secret("../x")}, Code.ILLEGAL_SEGMENT),
+        ({"op": "delete", "uri": "openbao+kv2://other/x"}, Code.TENANT_MOUNT_MISMATCH),
+        ({"op": "delete", "uri": secret("x?version=1")}, Code.INVALID_URI),
+        ({"op": "undelete", "uri": secret("x#k"), "versions": [1]}, Code.INVALID_URI),
+        ({"op": "set", "uri": secret("x"), "value": 1}, Code.MALFORMED_REQUEST),
+        ({"op": "rotate", "uri": secret("x")}, Code.MALFORMED_REQUEST),
+        ({"op": "rotate", "uri": secret("found/no-secret#k"), "value": "v"}, Code.NOT_FOUND),
+        ({"op": "delete", "uri": secret("x")}, Code.SCOPE_MISSING),
+    ],
+)
+def test_so_is_that_of_one_operation_among_others(house: House, operation: dict[str, Any], code: Code) -> None:
+    """Its answer is a 200, whose header has the id."""
+    good = {"op": "set", "uri": secret("found/beside"), "value": {"k": "v"}}
+    answer = house.ask("POST", f"{API}/bulk", body={"operations": [good, operation]})
+    assert [result.get("error", {}).get("code") for result in answer.body["results"]] == [None, code]
+    assert code in [record["code"] for record in house.why(answer.headers["X-Correlation-ID"])]
+
+
+@pytest.mark.parametrize(
     "sent",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -316,3 +351,20 @@ def test_so_is_that_of_one_in_production(strict: House, code: Code) -> None:
 )
 def test_so_is_that_of_bytes_that_are_no_request(house: House, sent: bytes) -> None:
     found(house, Code.MALFORMED_REQUEST, house.raw(sent))
+
+
+def test_none_of_them_told_anything_else(house: House, strict: House) -> None:
+    """Logs at debug level, spools, records, metrics, readiness, and the refusals themselves."""
+    for each, table in ((house, WAYS), (strict, IN_PRODUCTION)):
+        for code, way in table.items():
+            if not any(code.encode() in refusal for refusal in each.refusals.values()):
+                way(each)  # another process ran the tests before
+        process = each.sidecar
+        places = each.refusals | {
+            "the log": process.log.read_bytes(),
+            "the spool": process.spool_bytes(),
+            "the records": json.dumps(process.records()).encode(),
+            "the metrics": process.metrics().encode(),
+            "readiness": process.ready_text().encode(),
+        }
+        assert not each.canaries.found_in(places)

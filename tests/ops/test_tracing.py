@@ -71,6 +71,17 @@ def test_without_a_collector_a_callers_context_is_handed_on_as_it_came() -> None
     assert tracing.begin("request", None).at is None
 
 
+def test_in_place_of_a_context_that_is_none_another_is_handed_on(ended: list[Span]) -> None:
+    """W3C Trace Context, section 3.2: with a collector and without, kept by it or not."""
+    assert tracing.begin("request", None, anew=True).at != tracing.begin("request", None, anew=True).at
+    for export, ratio, sampled in ((None, 1.0, False), (ended.append, 0.0, False), (ended.append, 1.0, True)):
+        tracing.install(export, ratio)
+        made = tracing.begin("request", None, anew=True).at
+        assert made is not None
+        assert tracing.parse(str(made)) == made
+        assert made.sampled is sampled
+
+
 def test_spans_hang_together_below_the_callers(ended: list[Span]) -> None:
     """A part names the request as its parent, the request the caller's span."""
     with tracing.begin("request", GIVEN) as request, tracing.span("part", request.at, Kind.CLIENT) as part:

@@ -154,6 +154,10 @@ class MemoryDesk:
     async def note_unstamped(self, uri: SecretUri) -> None:
         self.noted.append(f"unstamped {uri}")
 
+    async def note_refused(self, refused: Refused) -> Refused:
+        self.noted.append(f"refused {refused.code}")
+        return refused
+
     async def visible(self, uris: Sequence[SecretUri]) -> list[bool]:
         return [True] * len(uris)
 

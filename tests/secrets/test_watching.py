@@ -118,13 +118,13 @@ async def test_what_is_hidden_moves_the_stream_on_all_the_same() -> None:
 @pytest.mark.parametrize("code", [Code.TOKEN_EXPIRED, Code.TOKEN_INVALID])
 async def test_a_token_that_is_good_no_more_gets_no_further_event(code: Code) -> None:
     """It is looked at before whatever is told, however soon that comes."""
-    world = World()
-    stream = world.open(Desk(Memory()))
+    world, desk = World(), Desk(Memory())
+    stream = world.open(desk)
     await anext(stream)
     world.happens()
     world.fallen = Refused(code, "gone")
     (end,) = read(await anext(stream))
-    assert (end["name"], end["reason"]) == ("end", code)
+    assert (end["name"], end["reason"], desk.noted) == ("end", code, [f"refused {code}"])
     assert await anext(stream, None) is None
 
 
@@ -137,7 +137,7 @@ async def test_a_pdp_that_is_away_ends_the_stream() -> None:
     desk.away = True
     world.happens()
     (end,) = read(await anext(stream))
-    assert end["reason"] == Code.PDP_UNAVAILABLE
+    assert (end["reason"], desk.noted) == (Code.PDP_UNAVAILABLE, ["refused PDP_UNAVAILABLE"])
 
 
 @pytest.mark.parametrize(

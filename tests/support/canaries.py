@@ -14,7 +14,14 @@ class Canaries:
     """What was planted, by its name. `plant` makes one; `add` takes what others made: a token, a password."""
 
     def __init__(self) -> None:
-        self._forms: dict[str, tuple[set[bytes], set[bytes]]] = {}
+        self._names: set[str] = set()
+        self._any_case: _Index = {}
+        self._exact: _Index = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all that is planted."""
+        return frozenset(self._names)
 
     def plant(self, name: str) -> str:
         """A text that stands nowhere else: lower-case letters and digits, so that it is good in any place."""
@@ -24,10 +31,10 @@ class Canaries:
         """Takes a text as a canary."""
         raw = value.encode() if isinstance(value, str) else value
         assert len(raw) >= SHORTEST, name
-        any_case, exact = set(_any_case(raw)), set(_exact(raw))
-        before = self._forms.setdefault(name, (set(), set()))
-        before[0].update(any_case)
-        before[1].update(exact)
+        self._names.add(name)
+        for index, forms in ((self._any_case, _any_case(raw)), (self._exact, _exact(raw))):
+            for form in set(forms):
+                index.setdefault(form[:SHORTEST], set()).add((form, name))
         return value if isinstance(value, str) else value.decode("latin-1")
 
     def add_jwt(self, name: str, token: str) -> str:
@@ -45,18 +52,25 @@ class Canaries:
 
     def found_in(self, places: Mapping[str, bytes], *, but: frozenset[str] = frozenset()) -> list[str]:
         """`canary in place` for each that is found; `but` names canaries that may stand there."""
-        everything = b"\0".join(places.values())
-        lower = everything.lower()
-        found = []
-        for name, (any_case, exact) in self._forms.items():
-            if name in but or not (
-                any(form in lower for form in any_case) or any(form in everything for form in exact)
-            ):
-                continue
-            for place, content in places.items():
-                if any(form in content.lower() for form in any_case) or any(form in content for form in exact):
-                    found.append(f"{name} in {place}")
-        return found
+        return sorted(
+            f"{name} in {place}"
+            for place, content in places.items()
+            for name in (_names_in(content.lower(), self._any_case) | _names_in(content, self._exact)) - but
+        )
+
+
+_Index = dict[bytes, set[tuple[bytes, str]]]
+"""What is looked for, with its name, by its first bytes."""
+
+
+def _names_in(text: bytes, index: _Index) -> set[str]:
+    """One walk, however many are looked for: thousands of texts in megabytes."""
+    found = set()
+    for place in range(len(text) - SHORTEST + 1):
+        for form, name in index.get(text[place : place + SHORTEST], ()):
+            if text.startswith(form, place):
+                found.add(name)
+    return found
 
 
 def _any_case(raw: bytes) -> Iterator[bytes]:
@@ -74,4 +88,6 @@ def _exact(raw: bytes) -> Iterator[bytes]:
     for offset in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             encoded = encode(b"\0" * offset + raw)
-            yield encoded[4 if offset else 0 : len(encoded) - 4]
+            part = encoded[4 if offset else 0 : len(encoded) - 4]
+            if len(part) >= SHORTEST:
+                yield part

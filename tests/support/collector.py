@@ -17,10 +17,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """Listens on loopback while it is used as a context manager. `raw` is all that came, undecoded."""
+    """Listens on loopback while it is used as a context manager. `raw` is all that came, undecoded. What comes while
+    `refuses` is True is refused, in words that quote the request's headers."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
+        self.refuses = False
+        self.refused = 0
         self.paths: list[str] = []
         collector = self
 
@@ -29,6 +32,13 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                if collector.refuses:
+                    collector.refused += 1
+                    quoted = " ".join(f"{name}: {value}" for name, value in self.headers.items())
+                    self.send_response(400, quoted)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 collector.paths.append(self.path)
                 collector.raw.append(body)
                 self.send_response(200)

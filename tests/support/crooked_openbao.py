@@ -17,10 +17,12 @@ class Held(Exception):  # noqa: N818 - not an error
 
 
 class CrookedOpenBao:
-    """`lies` are raw answers by a text in the target; an empty one is a connection that is cut, None is no answer."""
+    """`lies` are raw answers by a text in the target; an empty one is a connection that is cut, None is no answer.
+    `heads` are the headers of all that came."""
 
     def __init__(self, address: str) -> None:
         self.lies: dict[str, bytes | None] = {}
+        self.heads: list[str] = []
         self._over = threading.Event()
         crooked, real = self, urlsplit(address).netloc
 
@@ -28,6 +30,7 @@ class CrookedOpenBao:
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
+                crooked.heads.append(str(self.headers))
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 for part, lie in crooked.lies.items():
                     if part in self.path:

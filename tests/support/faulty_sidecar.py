@@ -7,8 +7,9 @@ rest is the sidecar as it is. No test can make its code fail in these ways from 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
-import os
+import sys
 import threading
 import warnings
 from typing import Any
@@ -17,6 +18,7 @@ import structlog
 
 from sidecar import app, cli
 from sidecar.door.head import Head
+from sidecar.ops.tracing import Span
 from sidecar.surface.vault_api import VaultApi
 
 route = VaultApi.route
@@ -83,8 +85,12 @@ def faulty(self: VaultApi, head: Head) -> Any:
 
         logging.getLogger("library").error("failed: %s", ValueError(text))
         logging.getLogger("library").debug("sending %s", text)
-    elif fault == "abort":
-        os.abort()
+    elif fault == "census":
+        imported = [name for name in sys.modules if name.startswith("opentelemetry")]
+        spans = sum(isinstance(each, Span) for each in gc.get_objects())
+        structlog.get_logger("fault").warning("census", imported=len(imported), spans=spans)
+    elif fault == "segmentation":
+        ctypes.string_at(0)
     elif fault == "uncaught":
         app.Sidecar.reload = lambda _self: fail_later(text)  # type: ignore[assignment,method-assign]
     return route(self, head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -13,9 +14,10 @@ DENY = '{"decision": false}'
 
 
 class ScriptedAuthzen:
-    """Answers each evaluation with `answer`, raw JSON text, or with what `by_subject` has for its subject."""
+    """Answers each evaluation with `answer`, raw JSON text, or with what `by_subject` has for its subject; a batch of
+    them with as many of these. `asked` and `heads` are what it was asked, and with which headers."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answer = PERMIT
         self.by_subject: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
@@ -29,7 +31,10 @@ class ScriptedAuthzen:
                 question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 pdp.heads.append({name.lower(): value for name, value in self.headers.items()})
                 pdp.asked.append(question)
-                body = pdp.by_subject.get(question["subject"]["id"], pdp.answer).encode()
+                answer = pdp.by_subject.get(question["subject"]["id"], pdp.answer)
+                if "evaluations" in question:
+                    answer = f'{{"evaluations": [{", ".join([answer] * len(question["evaluations"]))}]}}'
+                body = answer.encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -48,7 +53,9 @@ class ScriptedAuthzen:
             request_queue_size = 128
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> ScriptedAuthzen:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

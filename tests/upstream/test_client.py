@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.caller.identity import Credential
 from sidecar.errors import Code, Refused
 from sidecar.surface.operation import UpstreamRequest
 from sidecar.upstream.client import UpstreamClient, UpstreamFailure
@@ -74,6 +75,16 @@ async def test_public_paths_go_out_without_any_token(client_to: Make) -> None:
     for exchange in server.exchanges:
         assert exchange.headers.keys() == {"host", "user-agent", "accept-encoding", "x-vault-request"}
         assert exchange.target.endswith(b"?standbyok=true")
+
+
+async def test_a_trace_goes_along_with_what_needs_no_permit(client_to: Make) -> None:
+    trace = f"00-{'1' * 32}-{'2' * 16}-01"
+    async with RawServer(plain) as server:
+        client = client_to(server)
+        asked = UpstreamRequest("GET", "/v1/sys/health"), UpstreamRequest("GET", "/v1/auth/token/lookup-self")
+        await (await client.public(asked[0], traceparent=trace)).read(1000)
+        await (await client.token_call(asked[1], Credential(TOKEN), traceparent=trace)).read(1000)
+    assert [exchange.headers["traceparent"] for exchange in server.exchanges] == [trace, trace]
 
 
 @pytest.mark.parametrize(
