@@ -82,7 +82,7 @@ def connection(config: Kafka) -> dict[str, Any]:
 def _password(config: Kafka) -> str | None:
     if config.password_file is None:
         return None
-    return register_secret(config.password_file.read_text().rstrip("\r\n"))
+    return register_secret(config.password_file.read_text().rstrip("\r\n"), config.password_file)
 
 
 def _ssl_context(config: Kafka) -> ssl.SSLContext | None:

@@ -92,7 +92,7 @@ class KeyFetcher:
         headers = {"Accept": _JWKS, "Accept-Encoding": "identity"}
         if with_bearer and token_file is not None:
             with token_file.open("rb") as file:
-                bearer = register_secret(file.read(MAX_BEARER_BYTES).decode("ascii").strip())
+                bearer = register_secret(file.read(MAX_BEARER_BYTES).decode("ascii").strip(), token_file)
                 headers["Authorization"] = f"Bearer {bearer}"
         async with session.get(
             url,

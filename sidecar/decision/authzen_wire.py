@@ -138,7 +138,7 @@ def _token(path: Path) -> str:
         raise PdpOutage(f"authorization.authzen.token_file cannot be read: {type(error).__name__}") from error
     if not token or len(token) > MAX_TOKEN_BYTES or not token.isprintable() or " " in token:
         raise PdpOutage("authorization.authzen.token_file holds no usable token")
-    return register_secret(token)
+    return register_secret(token, path)
 
 
 def _tls(config: Authzen) -> ssl.SSLContext | None:

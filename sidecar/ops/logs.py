@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Final, TextIO, cast
@@ -39,15 +40,25 @@ _SECRET_KEYS: Final = frozenset(
 
 _SHORTEST: Final = 8
 
+_NEWEST: Final = 4
+
 _known: dict[str, tuple[str, ...]] = {}
 """Each secret with all its forms, the longest first."""
+_by_place: Final[dict[str, deque[str]]] = {}
+"""The newest that were read from a file."""
 
 
-def register_secret(value: str) -> str:
+def register_secret(value: str, place: object = None) -> str:
     """From now on this text is masked wherever it would be logged; returns it. Shorter than 8 characters is not taken:
-    it would mask ordinary words."""
+    it would mask ordinary words. `place` is the file that it was read from: of what is exchanged there every hour the
+    newest are masked, or a year of them would be looked for in each line."""
     if len(value) >= _SHORTEST and value not in _known:
         _known[value] = tuple(sorted(set(_forms(value)), key=len, reverse=True))
+        if place is not None:
+            kept = _by_place.setdefault(str(place), deque())
+            kept.append(value)
+            if len(kept) > _NEWEST:
+                forget_secret(kept.popleft())
     return value
 
 

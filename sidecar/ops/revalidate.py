@@ -64,7 +64,7 @@ async def _has_token(request: web.Request, token_file: Path) -> bool:
         wanted = (await asyncio.to_thread(token_file.read_bytes)).strip()
     except OSError:
         return False
-    register_secret(wanted.decode("utf-8", "replace"))
+    register_secret(wanted.decode("utf-8", "replace"), token_file)
     presented = given.strip().encode("utf-8", "surrogateescape")
     return scheme.lower() == "bearer" and bool(wanted) and hmac.compare_digest(presented, wanted)
 

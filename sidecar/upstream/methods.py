@@ -204,4 +204,4 @@ def _read(path: Path) -> str:
     text = content.decode("ascii", "replace").strip()
     if not text or not text.isascii() or not text.isprintable() or len(content) > _MAX_FILE_BYTES:
         raise AwayError(f"{path} does not hold one line of printable text")
-    return register_secret(text)
+    return register_secret(text, path)

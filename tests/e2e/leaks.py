@@ -433,8 +433,11 @@ def drive_operators(house: House, name: str) -> None:
     good = {file: (house.folder / file).read_text() for file in bad}
     for file, content in bad.items():
         (house.folder / file).write_text(content)
-    jwks = house.process.folder / "jwks.json"
-    keys = jwks.read_text()
+    jwks, own = house.process.folder / "jwks.json", house.process.config_file
+    keys, config = jwks.read_text(), own.read_text()
+    own.write_text(f"{config}unknown: {plant('a value')}\nupstream: {{auth: {{token: {plant('a token')}}}}}\n")
+    reload(house)
+    own.write_text(config.replace("log_level: debug", f"log_level: {plant('a value')}"))
     jwks.write_text(f'{{"keys": [{{"kty": "{plant("a key")}"')
     reload(house)
     house.ask("GET", f"/v1/secret/data/leak/{name}", token=house.token(sub="while-bad"))
@@ -442,6 +445,7 @@ def drive_operators(house: House, name: str) -> None:
     for file, content in good.items():
         (house.folder / file).write_text(content)
     jwks.write_text(keys)
+    own.write_text(config)
     reload(house)
 
 
