@@ -71,7 +71,7 @@ TRIES: Final = (
     Try(Endpoint.MOVE, (PATH,), body={"fromUri": "{uri}", "toUri": "{new}"}),
     Try(Endpoint.SEARCH, (PATH,), {"q": "{name}", "prefix": "openbao+kv2://secret/leak/"}),
     Try(Endpoint.EVENTS, ()),
-    Try(Endpoint.AUDIT, (), {"limit": "1000"}),
+    Try(Endpoint.AUDIT, (), {"limit": "200"}),
     Try(Endpoint.OPENAPI, ()),
 )
 
