@@ -212,7 +212,8 @@ def test_wherever_the_process_is_killed_the_secret_is_somewhere_and_a_retry_fini
         assert each.wanted in before[each.name], each.name
         assert each.endpoint == "move" or before[each.name][0] == each.wanted, each.name
     process.start()
-    for each in TRANSFERS:
+
+    def finish(each: Transfer) -> None:
         source, target = before[each.name]
         finished = (None if each.endpoint == "move" else each.wanted, each.wanted)
         answer = each.send(process)
@@ -225,6 +226,9 @@ def test_wherever_the_process_is_killed_the_secret_is_somewhere_and_a_retry_fini
             assert said == (409, "TARGET_EXISTS", (source, target)), each.name
             assert each.send(process, f"late-{each.name}").ok
             assert each.places(openbao, file) == finished, each.name
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(finish, TRANSFERS))
     assert process.terminate() == 0
     assert process.verify() == 0
 
