@@ -21,8 +21,8 @@ from typing import Any
 import hvac
 import requests
 
-LAST_READS = 20
-PAUSE_SECONDS = 0.01
+LAST_READS = 10
+PAUSE_SECONDS = 0.03
 TOKENS = "/run/sidecar"
 
 

@@ -160,7 +160,7 @@ def test_a_classic_sidecar_serves_until_the_application_has_ended(place: Place, 
 
 def classic_ends_after_the_application(place: Place, *, hooked: bool) -> None:
     """A pod with a classic sidecar, from its start to its end."""
-    asked = ordinary(place, "later", terminationGracePeriodSeconds=2)
+    asked = ordinary(place, "later", terminationGracePeriodSeconds=5)
     with place.running(asked, change=without_its_hook if not hooked else lambda _: None) as pod:
         assert [one["name"] for one in pod.pod["spec"]["containers"]] == ["application", SIDECAR]
         pod.start()

@@ -26,7 +26,7 @@ SECRET = json.dumps(SEEDS["app/db"], sort_keys=True)
 SIDECAR = "openbao-sidecar"
 RESTARTS = int(os.environ.get("ROLLING_RESTARTS", "4"))
 """Twenty are a minute and more."""
-LEAST_READS = 20  # the application's last ones alone
+LEAST_READS = 10  # the application's last ones alone
 
 
 @pytest.fixture(scope="module")

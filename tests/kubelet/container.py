@@ -26,7 +26,7 @@ PROGRAMS: Final = tuple(dict.fromkeys((str(TREE), sys.prefix, sys.base_prefix)))
 HIDDEN: Final = ("/tmp", "/run", "/var/tmp", "/var/lib", "/etc/sidecar")
 """Where no container finds what this machine keeps there."""
 PATIENCE_SECONDS: Final = 60.0
-_POLL_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)

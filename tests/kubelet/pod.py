@@ -14,7 +14,7 @@ from tests.kubelet.container import PATIENCE_SECONDS, Container, Surroundings
 from tests.kubelet.network import ADDRESS, PodNetwork
 from tests.kubelet.volumes import Cluster, Volumes
 
-_POLL_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.1
 
 
 class RunningPod:
