@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import resource
 import signal
-from typing import Any
 
 import structlog
 import uvloop
@@ -19,6 +18,7 @@ from sidecar.decision.cedar import PolicyError
 from sidecar.footprint import settle
 from sidecar.ops.hardening import keep_memory
 from sidecar.ops.logs import configure as configure_logs
+from sidecar.ops.signals import Signals
 
 _log = structlog.get_logger(__name__)
 
@@ -42,14 +42,10 @@ def harden() -> None:
 
 
 async def _serve(config: Config, on_disk: ConfigOnDisk | None) -> int:
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    signals = Signals()
     async with contextlib.AsyncExitStack() as stack:
         starting = asyncio.create_task(stack.enter_async_context(Sidecar(config, on_disk=on_disk)))
-        await _until(stop, starting)
+        await signals.done_or_stopped(starting)
         try:
             sidecar = await starting
         except asyncio.CancelledError:
@@ -60,26 +56,6 @@ async def _serve(config: Config, on_disk: ConfigOnDisk | None) -> int:
             return 1
         # From here on an exception is a fault of ours, whose words are not told.
         settle()
-        reloading = asyncio.create_task(_reloads(sidecar, reload))
-        await _until(stop, reloading)
-        with contextlib.suppress(asyncio.CancelledError):
-            await reloading
+        await signals.until_stopped(sidecar.reload)
         _log.info("draining", seconds=DRAIN_SECONDS)
     return 0
-
-
-async def _until(stop: asyncio.Event, work: asyncio.Task[Any]) -> None:
-    """Waits until the work is done. Where it is to stop, the work is cancelled: it may wait for a dependency, for as
-    long as the grace period."""
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    work.cancel()  # of no effect where it is done
-
-
-async def _reloads(sidecar: Sidecar, reload: asyncio.Event) -> None:
-    """Reloads as often as it is told to, until cancelled."""
-    while True:
-        await reload.wait()
-        reload.clear()
-        await sidecar.reload()

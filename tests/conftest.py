@@ -16,6 +16,7 @@ def _configured(configure: Callable[..., None], **options: Any) -> None:
 
 
 pytest_plugins = [
+    "tests.real.processes",
     "tests.real.helm",
     "tests.real.kafka",
     "tests.real.kube",

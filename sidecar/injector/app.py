@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -25,6 +24,7 @@ from sidecar.injector.server import webhook_app
 from sidecar.ops.hardening import keep_memory
 from sidecar.ops.health import Check, operations_app
 from sidecar.ops.logs import configure as configure_logs
+from sidecar.ops.signals import Signals
 
 DRAIN_SECONDS: Final = 20.0
 _log = structlog.get_logger(__name__)
@@ -39,25 +39,19 @@ def run(config: InjectorConfig) -> int:
 
 
 async def _serve(config: InjectorConfig) -> int:
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    signals = Signals()
     async with contextlib.AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(Injector(config)))
+        await signals.done_or_stopped(starting)
         try:
-            injector = await stack.enter_async_context(Injector(config))
+            injector = await starting
+        except asyncio.CancelledError:
+            _log.info("told to stop before it served")
+            return 0
         except (ClusterError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.error("cannot start", reason=str(error))
             return 1
-        while not stop.is_set():
-            waiters = [asyncio.ensure_future(event.wait()) for event in (stop, reload)]
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in waiters:
-                waiter.cancel()
-            if reload.is_set():
-                reload.clear()
-                injector.reload()
+        await signals.until_stopped(injector.reload)
         _log.info("draining", seconds=DRAIN_SECONDS)
     return 0
 
@@ -83,7 +77,7 @@ class Injector:
         self._serving = False
         await self._stack.aclose()
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Takes up the certificate's files at once."""
         try:
             self._tls.reload()

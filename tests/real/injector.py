@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from sidecar.dev.processes import child_environment
 from tests.injector.making import config
 from tests.real.go_tools import cached_go_tool
 from tests.real.kube import KUBE_APISERVER, KubeApi
+from tests.real.processes import ended
 
 READY_SECONDS: Final = 30.0
 NAMESPACE: Final = "openbao-sidecar"
@@ -113,17 +113,8 @@ class InjectorProcess:
 
     def stop(self) -> int:
         """Ends it; its exit status."""
-        if self.process is None:
-            return 0
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-        finally:
-            self.process = None
+        process, self.process = self.process, None
+        return ended(process, patience=30) if process is not None else 0
 
 
 def register(kube: KubeApi, port: int, failure_policy: str = "Fail") -> None:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,12 @@ from sidecar.dev import leash
 from sidecar.dev.certificates import Certificates, make_certificates
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
+from tests.real.processes import ended, tail
 
 VERSION: Final = "4.4.0"
 CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAQ"
 OTHER_CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAg"
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 60
 
@@ -251,8 +251,7 @@ class KafkaBroker:
 
     def log_tail(self) -> str:
         """The last lines of its log."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-_LOG_LINES:])
+        return tail(self.log)
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _end(self, how: signal.Signals) -> None:
@@ -261,12 +260,7 @@ class KafkaBroker:
             return
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
-            process.send_signal(how)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        ended(process, how)
 
     def _says_ready(self, since: int) -> bool:
         with self.log.open("rb") as log:
@@ -367,14 +361,3 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
         jars()
     with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows the log of each broker that a failed test used."""
-    report = yield
-    if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, KafkaBroker):
-                report.sections.append((f"log of {name}", value.log_tail()))
-    return report

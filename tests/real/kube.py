@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
 from tests.real.go_tools import GoTool, cached_go_tool
 from tests.real.kube_version import MINOR, VERSION
+from tests.real.processes import ended, tail
 from tests.support.tokens import new_private_key
 from tests.upstream.certificates import private_pem
 
@@ -48,9 +49,7 @@ KUBE_APISERVER: Final = GoTool(
 BUILD_TIMEOUT: Final = 1800
 """Seconds for the first test on a machine, whose fixture builds the API server."""
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
-_LOG_LINES: Final = 40
 
 
 class KubeApi:
@@ -119,14 +118,7 @@ class KubeApi:
         """Ends both."""
         self._session.close()
         while self._processes:
-            process = self._processes.pop()  # the API server first
-            with suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            ended(self._processes.pop())  # the API server first
 
     def __enter__(self) -> KubeApi:
         self.start()
@@ -218,8 +210,7 @@ class KubeApi:
 
     def log_tail(self) -> str:
         """The last lines of both logs."""
-        texts = [path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log"))]
-        return "\n".join(line for text in texts for line in text.splitlines()[-_LOG_LINES:])
+        return "\n".join(tail(path) for path in sorted(self.folder.glob("*.log")))
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _launch(self, name: str, *command: str) -> None:
@@ -257,14 +248,3 @@ def kube(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
         binary = cached_go_tool(KUBE_APISERVER)
     with KubeApi(tmp_path_factory.mktemp("kube"), binary) as server:
         yield server
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows the logs of an API server that a failed test used."""
-    report = yield
-    if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, KubeApi):
-                report.sections.append((f"logs of {name}", value.log_tail()))
-    return report

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,10 @@ from sidecar.dev import leash
 from sidecar.dev.openbao import find_binary
 from sidecar.dev.ports import LOOPBACK, free_pair, free_port
 from sidecar.dev.processes import child_environment
+from tests.real.processes import ended, tail
 
 READY_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.02
-_LOG_LINES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +129,7 @@ class OpenBao:
             return
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
-            process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        ended(process)
 
     def restart(self) -> None:
         """Stops and starts it on the same ports: a dev server comes back empty, a persistent one sealed."""
@@ -248,8 +242,7 @@ class OpenBao:
 
     def log_tail(self) -> str:
         """The last lines of its log."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-_LOG_LINES:])
+        return tail(self.log)
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _running(self) -> subprocess.Popen[bytes]:
@@ -345,14 +338,3 @@ def _seed(server: OpenBao) -> None:
         if not right:  # anew, so that there is a version 1 however many came before
             server.root().secrets.kv.v2.delete_metadata_and_all_versions(path)
             server.put(path, values)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows the log of each OpenBao that a failed test used."""
-    report = yield
-    if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, OpenBao):
-                report.sections.append((f"log of {name}", value.log_tail()))
-    return report

@@ -26,6 +26,7 @@ from sidecar.dev import leash
 from sidecar.dev.ports import LOOPBACK, free_port
 from sidecar.dev.processes import child_environment
 from tests.real.openbao import OpenBao
+from tests.real.processes import tail
 from tests.support.audit_format import undocumented
 from tests.support.tokens import AUDIENCE, Issuer
 
@@ -209,7 +210,7 @@ class SidecarProcess:
 
     def log_tail(self) -> str:
         """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:]) if self.log.exists() else ""
+        return tail(self.log)
 
 
 def _merge(into: dict[str, Any], overrides: Mapping[str, Any]) -> None:
