@@ -40,9 +40,12 @@ test-fast: install
 test: lint
 	$(BIN)/pytest -n 2 -q
 
-# What is different with an API server before native sidecars, which is built once; that takes minutes.
+# The last API server before native sidecars, and the first with them; each is built once, which takes minutes.
+KUBE_TESTS := tests/real/test_kube.py tests/kube tests/injector/test_real_cluster.py tests/attack/test_kube.py \
+	tests/deploy/test_chart_applied.py tests/deploy/test_chart_injector_runs.py
 kube-versions: install
 	KUBE_VERSION=1.28.15 $(BIN)/pytest -q tests/real/test_kube.py tests/kube/older_cluster.py
+	KUBE_VERSION=1.29.15 $(BIN)/pytest -q $(KUBE_TESTS)
 
 fuzz: install
 	$(BIN)/python -m tests.differential.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
