@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from aiokafka.errors import KafkaError
 from cachetools import TTLCache
 
 from sidecar.config import Kafka
 from sidecar.ops.logs import register_secret
 
+ANSWER_SECONDS: Final = 5.0
 _SAY_AGAIN_SECONDS: Final = 60.0
+
+_T = TypeVar("_T")
 
 
 class _NotTooOften(logging.Filter):
@@ -93,3 +98,30 @@ def _ssl_context(config: Kafka) -> ssl.SSLContext | None:
     if config.cert_file is not None:
         context.load_cert_chain(config.cert_file, config.key_file)
     return context
+
+
+async def answered(call: Coroutine[Any, Any, _T], seconds: float = ANSWER_SECONDS) -> _T:
+    """The result of a call, within a time limit that holds: without a broker some of aiokafka's calls swallow their
+    cancellation and go on for ever, and are left to themselves.
+
+    Raises:
+        TimeoutError: no answer in so many seconds.
+        KafkaError: aiokafka cancelled its own call, as it does where a connection ends; the caller goes on.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not task.done():
+            task.add_done_callback(_look_away)
+            task.cancel()
+    if not task.done():
+        raise TimeoutError("no answer in time")
+    if task.cancelled():
+        raise KafkaError("the client gave up a call")
+    return task.result()
+
+
+def _look_away(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -8,8 +8,8 @@ the topic's end, since it begins without grants; after that it goes on from wher
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,7 +20,7 @@ from sidecar.config import Kafka
 from sidecar.config import Revocations as RevocationsConfig
 from sidecar.decision.revocation import EVERYTHING, Revocation, RevocationError, parse
 from sidecar.errors import Refused
-from sidecar.kafka_connection import connection
+from sidecar.kafka_connection import answered, connection
 from sidecar.ops import metrics
 from sidecar.revocations import Revocations
 from sidecar.surface.json_body import read_object
@@ -29,10 +29,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 _POLL_MS: Final = 1000
 _LOOK_SECONDS: Final = 3.0  # between two looks at whether Kafka lives, and what partitions there are
-_ANSWER_SECONDS: Final = 5.0
 _BACKOFF_SECONDS: Final = 1.0
 
-_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -86,17 +84,17 @@ class RevocationFeed:
             **connection(self._kafka),
         )
         try:
-            await _answered(consumer.start())
+            await answered(consumer.start())
             await self._look(consumer)
             look_at = self._clock.elapsed() + _LOOK_SECONDS
             while True:
-                await self._take(await _answered(consumer.getmany(timeout_ms=_POLL_MS)))
+                await self._take(await answered(consumer.getmany(timeout_ms=_POLL_MS)))
                 if self._clock.elapsed() >= look_at:
                     await self._look(consumer)
                     look_at = self._clock.elapsed() + _LOOK_SECONDS
         finally:
             try:
-                await _answered(consumer.stop())
+                await answered(consumer.stop())
             except Exception as error:  # noqa: BLE001 - its own clean-up without a broker may fail in many ways
                 _log.debug("the consumer did not stop in order", reason=type(error).__name__)
 
@@ -113,7 +111,7 @@ class RevocationFeed:
                 consumer.pause(first)
         await self._pass_markers(consumer)
         try:
-            await _answered(consumer.end_offsets([first]))
+            await answered(consumer.end_offsets([first]))
         finally:
             numbers = consumer.partitions_for_topic(topic)
             if self._knew_topic and not numbers:
@@ -122,7 +120,7 @@ class RevocationFeed:
             self._knew_topic = bool(numbers)
         if not numbers:
             raise KafkaError(f"topic {topic} is not there")
-        ends = await _answered(consumer.end_offsets([TopicPartition(topic, number) for number in sorted(numbers)]))
+        ends = await answered(consumer.end_offsets([TopicPartition(topic, number) for number in sorted(numbers)]))
         if any(ends.get(partition, 0) < offset for partition, offset in self._next.items()):
             raise _GapError
         unread = {partition: offset for partition, offset in self._next.items() if ends[partition] > offset}
@@ -152,7 +150,7 @@ class RevocationFeed:
         it once all that came before was handed out, and so was taken."""
         for partition in consumer.assignment():
             if partition in self._next and not consumer.paused():
-                self._next[partition] = max(self._next[partition], await _answered(consumer.position(partition)))
+                self._next[partition] = max(self._next[partition], await answered(consumer.position(partition)))
 
     async def _take(self, batch: dict[TopicPartition, list[Any]]) -> None:
         messages = [message for part in batch.values() for message in part]
@@ -172,28 +170,6 @@ class RevocationFeed:
         if problem != self._problem:
             _log.warning("revocations cannot be read", reason=problem)
         self._problem = problem
-
-
-async def _answered(call: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a call, within a time limit that holds: without a broker some of aiokafka's calls swallow their
-    cancellation and go on for ever, and are left to themselves."""
-    task = asyncio.ensure_future(call)
-    try:
-        await asyncio.wait([task], timeout=_ANSWER_SECONDS)
-    finally:
-        if not task.done():
-            task.add_done_callback(_look_away)
-            task.cancel()
-    if not task.done():
-        raise TimeoutError("no answer in time")
-    if task.cancelled():  # by aiokafka itself, where a connection ends: it must not end us
-        raise KafkaError("the client gave up a call")
-    return task.result()
-
-
-def _look_away(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _read(value: bytes | None) -> Revocation:

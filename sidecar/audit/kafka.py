@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
 from sidecar.audit import position
@@ -110,24 +111,34 @@ class KafkaShipper:
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             try:
-                sent = await self._ship_some()
-                if sent:
-                    backoff = _FIRST_BACKOFF_SECONDS
-                elif self._closing:
-                    return
-                if sent < CHUNK_BYTES and not self._closing:
-                    await self._wait_for_more()
-                continue
-            except SendSmallerError:
-                await self._producer.disconnect()
-                continue
-            except _TopicReplacedError as error:
-                await self._begin_anew(str(error))
+                try:
+                    sent = await self._ship_some()
+                    if sent:
+                        backoff = _FIRST_BACKOFF_SECONDS
+                    elif self._closing:
+                        return
+                    if sent < CHUNK_BYTES and not self._closing:
+                        await self._wait_for_more()
+                    continue
+                except SendSmallerError:
+                    await self._producer.disconnect()
+                    continue
+                except _TopicReplacedError as error:
+                    await self._begin_anew(str(error))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # By aiokafka itself, where a connection ends under a call: it must not end us.
+                await self._give_up(KafkaError("the client gave up a call"))
             except Exception as error:  # noqa: BLE001 - the shipper outlives whatever goes wrong, and says it
-                self._note(error)
-                await self._producer.disconnect()
+                await self._give_up(error)
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))  # noqa: S311 - jitter is no secret
             backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+
+    async def _give_up(self, error: Exception) -> None:
+        self._note(error)
+        await self._producer.disconnect()
 
     async def _ship_some(self) -> int:
         """Sends the next chunk. Returns how many bytes of records these were, 0 where there are none."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
 
 from sidecar.audit import kafka as kafka_module
 from sidecar.audit import kafka_producer
 from sidecar.audit.kafka import KafkaShipper
+from sidecar.audit.kafka_producer import Producer
 from sidecar.audit.messages import SCHEMA, Messages
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record
@@ -150,6 +156,53 @@ async def test_a_broker_that_hangs_is_said_and_everything_arrives_when_it_answer
             topics.broker.resume()
         await caught_up(journal, shipper)
     assert list(dict.fromkeys(await topics.permits())) == [str(n) for n in range(51)]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "not-closed", "not-anew"])
+async def test_nothing_that_goes_wrong_in_the_client_ends_the_shipper(
+    topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A task that ended would leave the backlog to grow until requests are refused, without a word."""
+    await topics.create()
+    sends, faults = AIOKafkaProducer.send_batch, iter(range(1))
+
+    async def fails_once(self: Any, *given: Any, **named: Any) -> Any:
+        if next(faults, None) is None:
+            return await sends(self, *given, **named)
+        if how == "cancelled":  # as aiokafka does to its callers where a connection ends
+            raise asyncio.CancelledError
+        if how == "not-closed":
+            for part, name in ((AIOKafkaProducer, "stop"), (AIOKafkaClient, "close")):
+                monkeypatch.setattr(part, name, _fails_after(getattr(part, name)))
+            raise KafkaConnectionError
+        raise kafka_module._TopicReplacedError("another topic")
+
+    if how == "not-anew":
+        asks, lost = Producer.topic_ids, iter(range(1))
+
+        async def lost_once(self: Producer, *given: Any) -> Any:
+            return await asks(self, *given) if next(lost, None) is None else await _raises()
+
+        monkeypatch.setattr(Producer, "topic_ids", lost_once)
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", fails_once)
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append(permit("1"))
+        await caught_up(journal, shipper)
+    assert next(faults, None) is None
+    monkeypatch.undo()  # the test's own reader closes, too
+    assert await topics.permits() == ["1"]
+
+
+async def _raises(*_given: Any) -> Any:
+    raise OSError("the connection is gone")
+
+
+def _fails_after(work: Callable[..., Any]) -> Callable[..., Any]:
+    async def fails(*given: Any) -> None:
+        await work(*given)
+        await _raises()
+
+    return fails
 
 
 async def test_a_new_shipper_goes_on_where_the_one_before_stopped(topics: Topics, spool: Path) -> None:
