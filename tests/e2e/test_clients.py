@@ -64,15 +64,15 @@ def test_the_bao_cli_gets_puts_and_lists_with_a_client_certificate(
     assert json.loads(got.stdout)["data"]["data"] == SEEDS["app/db"]
     field = bao(mtls_sidecar, certificates, token, "kv", "get", "-mount=secret", "-field=key", "app/api")
     assert field.stdout == SEEDS["app/api"]["key"], field.stderr
-    put = bao(mtls_sidecar, certificates, token, "kv", "put", "secret/cli/one", "a=1")
+    put = bao(mtls_sidecar, certificates, token, "kv", "put", "secret/bao-cli/one", "a=1")
     assert put.returncode == 0, put.stderr
-    patched = bao(mtls_sidecar, certificates, token, "kv", "patch", "secret/cli/one", "b=2")
+    patched = bao(mtls_sidecar, certificates, token, "kv", "patch", "secret/bao-cli/one", "b=2")
     assert patched.returncode == 0, patched.stderr
-    listed = bao(mtls_sidecar, certificates, token, "kv", "list", "-format=json", "secret/cli")
+    listed = bao(mtls_sidecar, certificates, token, "kv", "list", "-format=json", "secret/bao-cli")
     assert json.loads(listed.stdout) == ["one"], listed.stderr
-    metadata = bao(mtls_sidecar, certificates, token, "kv", "metadata", "get", "-format=json", "secret/cli/one")
+    metadata = bao(mtls_sidecar, certificates, token, "kv", "metadata", "get", "-format=json", "secret/bao-cli/one")
     assert json.loads(metadata.stdout)["data"]["current_version"] == 2, metadata.stderr
-    deleted = bao(mtls_sidecar, certificates, token, "kv", "delete", "secret/cli/one")
+    deleted = bao(mtls_sidecar, certificates, token, "kv", "delete", "secret/bao-cli/one")
     assert deleted.returncode == 0, deleted.stderr
 
 
