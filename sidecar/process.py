@@ -44,16 +44,13 @@ def harden() -> None:
 async def _serve(config: Config, on_disk: ConfigOnDisk | None) -> int:
     signals = Signals()
     async with contextlib.AsyncExitStack() as stack:
-        starting = asyncio.create_task(stack.enter_async_context(Sidecar(config, on_disk=on_disk)))
-        await signals.done_or_stopped(starting)
         try:
-            sidecar = await starting
-        except asyncio.CancelledError:
-            _log.info("told to stop before it served")
-            return 0
+            sidecar = await signals.started(stack.enter_async_context(Sidecar(config, on_disk=on_disk)))
         except (PolicyError, JournalError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.error("cannot start", reason=str(error))
             return 1
+        if sidecar is None:
+            return 0
         # From here on an exception is a fault of ours, whose words are not told.
         settle()
         await signals.until_stopped(sidecar.reload)

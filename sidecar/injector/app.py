@@ -41,16 +41,13 @@ def run(config: InjectorConfig) -> int:
 async def _serve(config: InjectorConfig) -> int:
     signals = Signals()
     async with contextlib.AsyncExitStack() as stack:
-        starting = asyncio.create_task(stack.enter_async_context(Injector(config)))
-        await signals.done_or_stopped(starting)
         try:
-            injector = await starting
-        except asyncio.CancelledError:
-            _log.info("told to stop before it served")
-            return 0
+            injector = await signals.started(stack.enter_async_context(Injector(config)))
         except (ClusterError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.error("cannot start", reason=str(error))
             return 1
+        if injector is None:
+            return 0
         await signals.until_stopped(injector.reload)
         _log.info("draining", seconds=DRAIN_SECONDS)
     return 0

@@ -24,7 +24,7 @@ from sidecar.audit.record import Event, Record
 from sidecar.clock import SystemClock
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, names, opened, permit, records, segments, verified
-from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, until
 from tests.real.kafka import KafkaBroker
 
 pytestmark = pytest.mark.real
@@ -32,12 +32,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
-    monkeypatch.setattr(kafka_producer, "_REQUEST_TIMEOUT_MS", 2_000)
-    monkeypatch.setattr(kafka_producer, "_RETRY_BACKOFF_MS", 100)
-    monkeypatch.setattr(kafka_producer, "_UNACKNOWLEDGED_SECONDS", 0.5)
-    monkeypatch.setattr(kafka_producer, "_ABANDON_SECONDS", 3.0)
+    hurry(monkeypatch)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sidecar.audit import kafka_producer, position
 from sidecar.audit.record import Event, Record
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, permit
-from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, until
 from tests.real.kafka import OTHER_CLUSTER, KafkaBroker, User
 from tests.real.kafka_users import allow_to_write, set_scram_password
 
@@ -25,12 +25,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
-    monkeypatch.setattr(kafka_producer, "_REQUEST_TIMEOUT_MS", 2_000)
-    monkeypatch.setattr(kafka_producer, "_RETRY_BACKOFF_MS", 100)
-    monkeypatch.setattr(kafka_producer, "_UNACKNOWLEDGED_SECONDS", 0.5)
-    monkeypatch.setattr(kafka_producer, "_ABANDON_SECONDS", 3.0)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from sidecar.audit import kafka as kafka_module
+from sidecar.audit import kafka_producer
 from sidecar.audit.journal import Journal
 from sidecar.audit.kafka import KafkaShipper
 from sidecar.clock import SystemClock
@@ -46,6 +49,16 @@ class Topics:
     async def permits(self) -> list[str]:
         found = map(orjson.loads, await self.values())
         return [record["correlation_id"] for record in found if record["event"] == "SECRET_PERMIT"]
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipper waits for less long than in life, so that tests need not."""
+    monkeypatch.setattr(kafka_module, "_FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(kafka_module, "_MAX_BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(kafka_producer, "_REQUEST_TIMEOUT_MS", 2_000)
+    monkeypatch.setattr(kafka_producer, "_RETRY_BACKOFF_MS", 100)
+    monkeypatch.setattr(kafka_producer, "_UNACKNOWLEDGED_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_producer, "_ABANDON_SECONDS", 3.0)
 
 
 @asynccontextmanager
