@@ -147,11 +147,12 @@ class Producer:
             self._sends_to = TopicPartition(outgoing.topic, partition)
             self._leader = producer.client.cluster.leader_for_partition(self._sends_to)
         batch, count, size = producer.create_batch(), 0, 0
-        for _, millis, value, headers in outgoing.messages[outgoing.sent :]:
+        for message in outgoing.messages[outgoing.sent :]:
+            value = message.value
             size += len(value)
             if size > self._batch_bytes and count:
                 break
-            if batch.append(timestamp=millis, key=self._key, value=value, headers=headers) is None:
+            if batch.append(timestamp=message.millis, key=self._key, value=value, headers=message.headers) is None:
                 break
             count += 1
         batch.close()

@@ -9,8 +9,9 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 import orjson
 
 from sidecar.audit.framing import MAX_LINE_BYTES, unframe
@@ -24,7 +25,7 @@ TOO_LONG: Final = "the line is longer than any record"
 UNPACKABLE: Final = "the compressed file cannot be read from here on: it was cut, changed or damaged"
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One line read. `record` is its exact bytes; empty where `fault` says what is wrong with the line. `end` is the
     offset in the file behind it."""
 

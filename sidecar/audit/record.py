@@ -73,16 +73,13 @@ _AGAIN: Final = "secrets."
 """How the operation of a record begins that tells of an endpoint's answer given again, not of what it once did."""
 
 
-def tells_of_mutation(fields: Mapping[str, Any]) -> bool:
+def tells_of_mutation(event: str, phase: str | None, purpose: str | None, operation: str | None) -> bool:
     """Whether a record is about something that was changed or created upstream, or may have been.
 
     A refused mutation changed nothing. An intent is only written for mutations.
     """
-    if fields.get("event") not in _DONE or str(fields.get("operation")).startswith(_AGAIN):
-        return False
-    if fields.get("phase") == Phase.INTENT or fields.get("operation") in _CREATING:
-        return True
-    return fields.get("purpose") in _CHANGING
+    changing = phase == Phase.INTENT or purpose in _CHANGING or operation in _CREATING
+    return changing and event in _DONE and not (operation or "").startswith(_AGAIN)
 
 
 @dataclass(frozen=True, slots=True)

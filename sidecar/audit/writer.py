@@ -31,9 +31,9 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_REST_SECONDS_PER_RECORD: Final = 0.0002
+_REST_SECONDS_PER_RECORD: Final = 0.0002  # less than a request costs the process: who sends requests feels no rest
 _MIN_REST_SECONDS: Final = 0.001
-_MAX_REST_SECONDS: Final = 0.01
+_MAX_REST_SECONDS: Final = 0.02
 _EVENT: Final = itemgetter(0)
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 

@@ -529,7 +529,7 @@ async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_neve
         assert rests == [pytest.approx(0.005)]
         await journal.append_many([permit(str(n)) for n in range(35, 1_035)])
         await journal.append(permit("1035"))
-        assert rests[1:] == [pytest.approx(0.01)]
+        assert rests[1:] == [pytest.approx(0.02)]
     assert names(spool) == [str(n) for n in range(1_036)]
 
 

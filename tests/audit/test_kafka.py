@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -19,7 +20,7 @@ from sidecar.audit import kafka_producer
 from sidecar.audit.kafka import KafkaShipper
 from sidecar.audit.kafka_producer import Producer
 from sidecar.audit.messages import SCHEMA, Messages
-from sidecar.audit.reader import read_all
+from sidecar.audit.reader import Line, read_all
 from sidecar.audit.record import Event, Record
 from sidecar.clock import SystemClock
 from sidecar.ops.metrics import REGISTRY
@@ -37,7 +38,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
-    prefix = request.node.name.replace("[", "-").replace("]", "")[:150]
+    prefix = request.node.name.replace("[", "-").replace("]", "").replace(" ", "-")[:150]
     return Topics(kafka, prefix)
 
 
@@ -272,6 +273,39 @@ async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics:
     assert await topics.permits() == ["b", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    "instead",
+    [
+        b"[" * 100_000,
+        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","subject":' + b'{"act":' * 100_000,
+        b'{"seq":true,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"}',
+        b'{"seq":2,"ts":"2026","event":"SECRET_DENY"}',
+        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z"}',
+        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","resource_ref":["x"]}',
+        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","other":"\xff"}',
+        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"} {}',
+    ],
+    ids=["nested", "nested where it does not matter", "bool", "time", "no event", "ref", "not UTF-8", "two"],
+)
+async def test_what_is_no_record_of_ours_holds_up_none_behind_it(
+    topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch, instead: bytes
+) -> None:
+    await topics.create()
+    real = Messages._read_lines
+
+    def read(self: Messages) -> list[Line]:
+        return [msgspec.structs.replace(line, record=instead) if b'"b"' in line.record else line for line in real(self)]
+
+    monkeypatch.setattr(Messages, "_read_lines", read)
+    async with journal_in(spool) as journal:
+        for name in ("a", "b", "c"):
+            await journal.append(permit(name))
+        async with shipping(journal, topics.config()) as shipper:
+            await caught_up(journal, shipper)
+            assert "sidecar audit verify" in shipper.status().warning
+    assert await topics.permits() == ["a", "c"]
+
+
 async def test_where_records_were_missing_when_they_were_read_nothing_is_dropped(
     topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +346,7 @@ async def test_batches_are_compressed_as_configured_and_the_records_stay_what_th
 async def test_a_backlog_drains_no_faster_than_allowed(topics: Topics, spool: Path) -> None:
     await topics.create()
     async with journal_in(spool) as journal:
-        await journal.append_many([permit(str(n), filler="x" * 1_000) for n in range(400)])
+        await journal.append_many([permit(str(n), filler="x" * 3_000) for n in range(400)])
         started = time.monotonic()
         async with shipping(journal, topics.config(max_records_per_second=200)) as shipper:
             await caught_up(journal, shipper)

@@ -28,12 +28,9 @@ from sidecar.surface.operation import Purpose
 def test_mutations_are_told_by_what_was_done(
     told: bool, event: str, phase: str | None, purpose: str | None, operation: str | None
 ) -> None:
-    record = {"event": event, "phase": phase, "purpose": purpose, "operation": operation}
-    assert tells_of_mutation(record) is told
+    assert tells_of_mutation(event, phase, purpose, operation) is told
 
 
 def test_every_purpose_is_either_a_change_or_known_not_to_be_one() -> None:
-    changing = {
-        purpose for purpose in Purpose if tells_of_mutation({"event": "SECRET_PERMIT", "purpose": str(purpose)})
-    }
+    changing = {purpose for purpose in Purpose if tells_of_mutation("SECRET_PERMIT", "outcome", str(purpose), None)}
     assert set(Purpose) - changing == {Purpose.READ, Purpose.EXECUTE, Purpose.READ_METADATA}
