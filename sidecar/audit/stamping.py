@@ -22,8 +22,8 @@ STAMP_BYTES: Final = 330
 Signing = Callable[[Event, str, int, str, str], bytes]
 """(event, instance, seq, prev, ts) → further members of a record that is signed, without braces; empty for others."""
 
-_RANDOM_BYTES: Final = 10
-_HEX: Final = _RANDOM_BYTES * 2
+_SHARED_BYTES: Final = 3
+_OWN_BYTES: Final = 6
 _EVENTS: Final = {event: event.value for event in Event}
 _MICROS: Final = tuple(f"{micros:03d}Z" for micros in range(1000))
 
@@ -56,8 +56,11 @@ class Stamper:
         What is put together here is ASCII without quotes or backslashes and needs no escaping; serialising the whole
         record again would cost more than all the rest.
         """
-        seq, prev, at = tip.seq, tip.hash, 0
-        random = os.urandom(_RANDOM_BYTES * len(bodies)).hex()
+        seq, prev = tip.seq, tip.hash
+        random, at = os.urandom(_SHARED_BYTES + _OWN_BYTES * len(bodies)).hex(), _SHARED_BYTES * 2
+        # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time. The 24 bits of randomness in
+        # the middle are the batch's, the last 48 each record's own.
+        middle = f"-7{random[:3]}-a{random[3:6]}-"
         instance, signing = f'","instance":"{self._instance}","seq":', self._signing
         parts: list[bytes] = []
         for event, wall, members in bodies:
@@ -68,12 +71,11 @@ class Stamper:
             ts = f"{self._milli_text}{_MICROS[micros % 1000]}"
             if signing is not None and (signed := signing(event, self._instance, seq, prev, ts)):
                 members = b"{" + signed + b"}"
-            # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time.
             stamp = (
-                f'{{"event_id":"{self._id_text}-7{random[at : at + 3]}-a{random[at + 3 : at + 6]}-'
-                f'{random[at + 6 : at + 18]}","ts":"{ts}{instance}{seq},"prev":"{prev}","event":"{_EVENTS[event]}",'
+                f'{{"event_id":"{self._id_text}{middle}{random[at : at + _OWN_BYTES * 2]}","ts":"{ts}{instance}{seq},'
+                f'"prev":"{prev}","event":"{_EVENTS[event]}",'
             ).encode()
-            at += _HEX
+            at += _OWN_BYTES * 2
             record = stamp + members[1:] if len(members) > 2 else stamp[:-1] + b"}"
             prev = sha256(record).hexdigest()
             parts += (crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")

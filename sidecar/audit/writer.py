@@ -31,7 +31,7 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_REST_SECONDS_PER_RECORD: Final = 0.0002  # less than a request costs the process: who sends requests feels no rest
+_REST_SECONDS_PER_RECORD: Final = 0.0005  # about what its request costs the process: more would hold requests up
 _MIN_REST_SECONDS: Final = 0.001
 _MAX_REST_SECONDS: Final = 0.02
 _EVENT: Final = itemgetter(0)
@@ -101,8 +101,9 @@ class Writer:
     def _collect(self) -> list[Entry]:
         """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due.
 
-        A sync costs as much CPU as a hundred records. So the more were written at once, the later, counted from the
-        beginning of that, the next ones are taken: they then share fewer syncs. Who writes alone never waits for it.
+        A sync, and waking everybody for it, costs as much CPU as a hundred records. So the more were written at once,
+        the later, counted from the beginning of that, the next ones are taken: they then share fewer syncs, while the
+        processor is busy with requests anyway. Who writes alone never waits for it.
         """
         if (rest := self._rest_until - monotonic()) > _MIN_REST_SECONDS:
             sleep(rest)

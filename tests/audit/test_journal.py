@@ -526,7 +526,7 @@ async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_neve
         assert rests == []
         await asyncio.gather(*(journal.append(permit(str(n))) for n in range(9, 34)))
         await journal.append(permit("34"))
-        assert rests == [pytest.approx(0.005)]
+        assert rests == [pytest.approx(0.0125)]
         await journal.append_many([permit(str(n)) for n in range(35, 1_035)])
         await journal.append(permit("1035"))
         assert rests[1:] == [pytest.approx(0.02)]
