@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from time import monotonic, sleep
+from time import monotonic, process_time, sleep
 from typing import Any, Final
 
 import orjson
@@ -20,6 +20,7 @@ import structlog
 from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.handover import Entry, Handover, unavailable
 from sidecar.audit.record import Event
+from sidecar.audit.resting import Rest
 from sidecar.audit.spool import Spool, SpoolTamperedError
 from sidecar.audit.stamping import Body, Stamper
 from sidecar.clock import Clock
@@ -31,9 +32,7 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_REST_SECONDS_PER_RECORD: Final = 0.0005  # about what its request costs the process: more would hold requests up
-_MIN_REST_SECONDS: Final = 0.001
-_MAX_REST_SECONDS: Final = 0.02
+_MIN_REST_SECONDS: Final = 0.001  # a shorter sleep costs more than it saves
 _EVENT: Final = itemgetter(0)
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
@@ -60,6 +59,7 @@ class Writer:
         self._checkpoints = checkpoints
         self._stamper = Stamper(spool.instance, checkpoints.members if checkpoints is not None else None)
         self._started = False
+        self._rest = Rest(process_time())
         self._rest_until = 0.0
         self._inspect_at = self._retain_at = 0.0
         self._told_through = 0
@@ -99,12 +99,7 @@ class Writer:
                 return
 
     def _collect(self) -> list[Entry]:
-        """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due.
-
-        A sync, and waking everybody for it, costs as much CPU as a hundred records. So the more were written at once,
-        the later, counted from the beginning of that, the next ones are taken: they then share fewer syncs, while the
-        processor is busy with requests anyway. Who writes alone never waits for it.
-        """
+        """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due."""
         if (rest := self._rest_until - monotonic()) > _MIN_REST_SECONDS:
             sleep(rest)
         due = self._checkpoints.wait_seconds() if self._checkpoints is not None else None
@@ -121,7 +116,7 @@ class Writer:
                 continue
             room -= entry.size
             bodies += entry.bodies
-        self._rest_until = monotonic() + min(len(bodies) * _REST_SECONDS_PER_RECORD, _MAX_REST_SECONDS)
+        self._rest_until = monotonic() + self._rest.after(len(bodies), process_time())
         if stop:
             bodies.append((Event.AUDIT_STOP, self._clock.wall(), b"{}"))
         elif self._checkpoints is not None and self._checkpoints.wait_seconds() == 0:

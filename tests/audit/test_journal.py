@@ -520,6 +520,7 @@ async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_neve
     rests: list[float] = []
     monkeypatch.setattr(writer_module, "sleep", rests.append)
     monkeypatch.setattr(writer_module, "monotonic", lambda: 1_000.0)  # the disk takes no time at all
+    monkeypatch.setattr(writer_module, "process_time", lambda: 1.0)  # nor does anything else
     async with journal_in(spool) as journal:
         for n in range(9):
             await journal.append(permit(str(n)))
