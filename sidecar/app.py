@@ -121,32 +121,51 @@ class Sidecar:
 
     async def _start(self) -> None:
         """Starts the parts in the order in which they need each other; the stack stops them in reverse."""
-        config, clock, stack = self._config, self._clock, self._stack
+        config = self._config
         if config.upstream.auth.token is not None:
             register_secret(config.upstream.auth.token.get_secret_value())
             register_secret(config.upstream.auth.token.get_secret_value().strip())
         self._refs = ResourceRefs(config.tenant.id or "", *self._salts())
         await self._start_tracing()
-        http = await stack.enter_async_context(exact_session())
+        http = await self._stack.enter_async_context(exact_session())
+        await self._start_audit()
+        await self._start_upstream()
+        await self._start_mounts()
+        await self._start_caller(http)
+        await self._start_decision(http)
+        await self._start_observers()
+        enforcement = self._enforcement()
+        if config.listen.tls.cert_file is not None:
+            self._tls = ListenerTls(config.listen.tls)
+            self._background(self._tls.watch())
+        if self._on_disk is not None:
+            self._background(self._on_disk.watch())
+        await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
+        await self._open_door(enforcement)
 
-        with_kafka = config.audit.kafka.bootstrap_servers is not None
+    async def _start_audit(self) -> None:
+        config, clock, stack = self._config.audit, self._clock, self._stack
+        with_kafka = config.kafka.bootstrap_servers is not None
         journal = self._journal = await Journal.open(
-            config.audit.spool_dir,
-            config.audit.durability,
-            config.audit.max_spool_mib * 2**20,
+            config.spool_dir,
+            config.durability,
+            config.max_spool_mib * 2**20,
             clock,
-            retention_bytes=0 if with_kafka else config.audit.retention_mib * 2**20,
-            checkpoints=_checkpoints(config.audit.checkpoint, clock),
+            retention_bytes=0 if with_kafka else config.retention_mib * 2**20,
+            checkpoints=_checkpoints(config.checkpoint, clock),
         )
         stack.push_async_callback(journal.close)
         if with_kafka:
             from sidecar.audit.kafka import KafkaShipper
 
-            self._shipper = KafkaShipper(config.audit.kafka, journal, clock)
+            self._shipper = KafkaShipper(config.kafka, journal, clock)
             self._shipper.start()
             stack.push_async_callback(self._stop_shipping, self._shipper)
         stack.push_async_callback(journal.stop)  # AUDIT_STOP goes to Kafka too, so it comes before the shipper's end
 
+    async def _start_upstream(self) -> None:
+        """OpenBao's side: who logs in there, the leases that are held there, and the client that forwards."""
+        config, clock, stack = self._config, self._clock, self._stack
         logins = self._logins = Logins(config.upstream)
         await logins.start()
         stack.push_async_callback(logins.stop)
@@ -168,28 +187,38 @@ class Sidecar:
             self._background(self._health.run())
         files = [path for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None]
         self._background(watch(files, self._reload_upstream))
+
+    async def _start_mounts(self) -> None:
+        """What may be asked for: the stores beside OpenBao, and OpenBao's mounts."""
         for store in self._stores.values():
             await store.start()
             self._background(store.watch())
         can = {scheme: store.can for scheme, store in self._stores.items()}
-        mounts = self._mounts = MountSource(config, logins.own, clock, can)
-        stack.push_async_callback(mounts.close)
+        mounts = self._mounts = MountSource(self._config, self._logins.own, self._clock, can)
+        self._stack.push_async_callback(mounts.close)
         await mounts.refresh()
         self._background(mounts.keep_fresh())
 
+    async def _start_caller(self, http: aiohttp.ClientSession) -> None:
+        config, clock, stack = self._config, self._clock, self._stack
         if config.anti_replay.store != "memory":
             self._shared = SharedReplays(config.anti_replay, config.tenant.id or "", clock)
             await self._shared.start()
             stack.push_async_callback(self._shared.stop)
-        authenticator = self._authenticator = Authenticator(config, clock, http, self._shared)
-        await authenticator.start()
-        stack.push_async_callback(authenticator.stop)
+        self._authenticator = Authenticator(config, clock, http, self._shared)
+        await self._authenticator.start()
+        stack.push_async_callback(self._authenticator.stop)
+
+    async def _start_decision(self, http: aiohttp.ClientSession) -> None:
+        """The PDP, the grants it gives, and what takes them back."""
+        config, clock, stack = self._config, self._clock, self._stack
         # They go the audit's way to Kafka. Without Kafka nobody publishes them, and a permit with one is a deny.
+        publishes = self._shipper is not None
         self._decider = Decider(
-            config, self._build_pdp(http), clock, publishes_notifications=with_kafka, shared=self._shared
+            config, self._build_pdp(http), clock, publishes_notifications=publishes, shared=self._shared
         )
         stack.push_async_callback(self._decider.close)
-        self._revocations = Revocations(self._decider, journal, self._refs, config.tenant.id or "")
+        self._revocations = Revocations(self._decider, self._journal, self._refs, config.tenant.id or "")
         stack.push_async_callback(self._revocations.settle)
         if config.revocations.topic:
             from sidecar.revocation_feed import RevocationFeed
@@ -205,32 +234,34 @@ class Sidecar:
         if self._cedar is not None:
             self._cedar.on_change = self._revocations.policies_changed
             self._background(self._cedar.watch())
-        await self._start_observers()
 
+    def _enforcement(self) -> Enforcement:
+        """The way of a request, through everything started before."""
+        config, clock, mounts, authenticator = self._config, self._clock, self._mounts, self._authenticator
         self._attributes = ResourceAttributes(
             config.authorization.attributes,
-            upstream,
-            logins.own,
+            self._upstream,
+            self._logins.own,
             lambda: mounts.table,
             self._needs_attributes,
             clock,
         )
-        stack.push_async_callback(self._attributes.close)
+        self._stack.push_async_callback(self._attributes.close)
         if config.serves_events:
             watching = self._watching = Watching(config.events, clock, authenticator.still_good)
             self._revocations.on_drop.append(lambda each: watching.end(each.subject, each.issuer))
             self._decider.on_session_end.append(lambda subject: watching.end(subject, None))
-        enforcement = Enforcement(
+        return Enforcement(
             api=vault_api(config, lambda: mounts.table),
             mounts=mounts,
             authenticator=authenticator,
             guard=Guard(config, [scheme for scheme, store in self._stores.items() if store.read_only]),
             decider=self._decider,
-            journal=journal,
-            upstream=upstream,
-            leases=leases,
-            lease_tokens=tokens,
-            release=Release(logins),
+            journal=self._journal,
+            upstream=self._upstream,
+            leases=self._leases,
+            lease_tokens=self._lease_tokens,
+            release=Release(self._logins),
             refs=self._refs,
             tenant_id=config.tenant.id or "",
             max_body_bytes=config.limits.max_body_mib * 2**20,
@@ -242,20 +273,16 @@ class Sidecar:
             watching=self._watching,
             policy_version=self._policy_version,
         )
-        if config.listen.tls.cert_file is not None:
-            self._tls = ListenerTls(config.listen.tls)
-            self._background(self._tls.watch())
-        if self._on_disk is not None:
-            self._background(self._on_disk.watch())
-        await self._start_ops()  # before the door, so that it ends after it: a drain can be watched
-        door = Door(enforcement, config.limits)
-        stack.push_async_callback(self._drain, door)
+
+    async def _open_door(self, enforcement: Enforcement) -> None:
+        door = Door(enforcement, self._config.limits)
+        self._stack.push_async_callback(self._drain, door)
         if self._tls is None:
-            await door.listen(config.listen.address)
+            await door.listen(self._config.listen.address)
         else:
-            await door.listen(config.listen.address, self._tls.context, self._tls)
+            await door.listen(self._config.listen.address, self._tls.context, self._tls)
         self.addresses = list(door.addresses)
-        authenticator.listens_on(self.addresses)
+        self._authenticator.listens_on(self.addresses)
         self._is_serving = True
         _log.info("serving", addresses=self.addresses, operations=self.ops_address)
 

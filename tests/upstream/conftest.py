@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from sidecar.config import Upstream
 from sidecar.upstream.client import UpstreamClient
+from sidecar.upstream.login import BrokerLogin
 from tests.upstream.raw_server import RawServer, client_of
 
 
@@ -34,3 +37,20 @@ async def client_to() -> AsyncIterator[Callable[..., UpstreamClient]]:
     yield make
     for client in made:
         await client.close()
+
+
+@pytest_asyncio.fixture
+async def log_in() -> AsyncIterator[Callable[..., Any]]:
+    """Starts logins that are stopped at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(
+            address: str, auth: dict[str, Any], clock: Any = None, tls: dict[str, Any] | None = None
+        ) -> BrokerLogin:
+            upstream = Upstream.model_validate({"address": address, "auth": auth, "tls": tls or {}})
+            login = BrokerLogin(upstream, clock)
+            await login.start()
+            stack.push_async_callback(login.stop)
+            return login
+
+        yield start

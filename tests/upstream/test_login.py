@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import structlog
 from structlog.testing import capture_logs
 
@@ -39,20 +38,6 @@ Start = Callable[..., Any]
 @pytest.fixture(scope="module", autouse=True)
 def _policy(openbao: OpenBao) -> None:
     openbao.policy("sidecar", RULES)
-
-
-@pytest_asyncio.fixture
-async def log_in() -> AsyncIterator[Start]:
-    """Starts logins that are stopped at the end."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def start(address: str, auth: dict[str, Any], clock: Any = None) -> BrokerLogin:
-            login = BrokerLogin(Upstream.model_validate({"address": address, "auth": auth}), clock)
-            await login.start()
-            stack.push_async_callback(login.stop)
-            return login
-
-        yield start
 
 
 def approle(server: OpenBao, folder: Path, name: str, **options: Any) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from sidecar.config import Upstream
 from sidecar.errors import Code
@@ -30,20 +28,6 @@ Start = Callable[..., Any]
 @pytest.fixture(scope="module", autouse=True)
 def _policy(openbao: OpenBao) -> None:
     openbao.policy("sidecar", RULES)
-
-
-@pytest_asyncio.fixture
-async def log_in() -> AsyncIterator[Start]:
-    """Starts logins that are stopped at the end."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def start(address: str, auth: dict[str, Any], tls: dict[str, Any] | None = None) -> BrokerLogin:
-            login = BrokerLogin(Upstream.model_validate({"address": address, "auth": auth, "tls": tls or {}}))
-            await login.start()
-            stack.push_async_callback(login.stop)
-            return login
-
-        yield start
 
 
 async def reads(login: BrokerLogin, address: str, tls: dict[str, Any] | None = None) -> bool:
@@ -194,7 +178,7 @@ async def test_the_client_certificate_logs_in(
 ) -> None:
     server, authority = with_certificates
     tls = _tls(authority, authority.issue("sidecar", client=True))
-    login = await log_in(server.tls_address, {"method": "cert", "role": role}, tls)
+    login = await log_in(server.tls_address, {"method": "cert", "role": role}, tls=tls)
     assert (login.ready, login.problem) == (True, "")
     assert await reads(login, server.tls_address, tls)
 
@@ -202,7 +186,7 @@ async def test_the_client_certificate_logs_in(
 async def test_another_certificate_does_not_log_in(with_certificates: tuple[OpenBao, Authority], log_in: Start) -> None:
     server, authority = with_certificates
     tls = _tls(authority, authority.issue("stranger", client=True))
-    login = await log_in(server.tls_address, {"method": "cert", "role": "sidecar"}, tls)
+    login = await log_in(server.tls_address, {"method": "cert", "role": "sidecar"}, tls=tls)
     assert not login.ready
     assert "certificate" in login.problem
 
@@ -213,7 +197,7 @@ async def test_a_rotated_client_certificate_is_used_for_both_planes_and_logs_in_
     server, authority = with_certificates
     pair = authority.issue("sidecar", client=True)
     tls = _tls(authority, pair)
-    login = await log_in(server.tls_address, {"method": "cert", "role": "sidecar"}, tls)
+    login = await log_in(server.tls_address, {"method": "cert", "role": "sidecar"}, tls=tls)
     client = UpstreamClient(Upstream.model_validate({"address": server.tls_address, "tls": tls}), login)
     try:
         assert (await client.forward(READ)).status == 200
