@@ -47,6 +47,14 @@ class TestMissing:
         assert f"{key}: " in said
         assert " → " in said
 
+    @pytest.mark.parametrize("version", ["v1.27.16", "v1.27.16-gke.1"])
+    def test_an_api_server_that_nobody_tried_it_with_is_refused(self, helm: Helm, version: str) -> None:
+        assert "requires kubeVersion: >=1.28" in refusal(helm, {}, "--kube-version", version)
+
+    @pytest.mark.parametrize("version", ["v1.29.0-eks-1", "v1.36.0"])
+    def test_newer_ones_and_those_of_clouds_are_not(self, helm: Helm, version: str) -> None:
+        assert helm.template(CHART, values(), "--kube-version", version)
+
     def test_all_that_is_missing_is_said_in_one_run(self, helm: Helm) -> None:
         with pytest.raises(HelmRefused) as refused:
             helm.template(CHART, {})
