@@ -56,7 +56,7 @@ from tests.audit.spools import (
     segments,
     verified,
 )
-from tests.audit.topics import Topics, caught_up, secured, shipping, until
+from tests.audit.topics import Topics, caught_up, secured, shipping
 from tests.chaos.network import Network
 from tests.real.kafka import KafkaBroker
 from tests.real.kafka_users import allow_to_write
@@ -64,6 +64,7 @@ from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.clock import FakeClock
 from tests.support.tokens import Issuer
+from tests.support.waiting import until
 
 if sys.version_info >= (3, 14):
     from compression import zstd

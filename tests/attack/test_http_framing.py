@@ -15,7 +15,8 @@ import pytest
 from sidecar.door.answer import Answer, Inbound
 from sidecar.door.timeouts import Timeouts
 from sidecar.errors import Code
-from tests.support.wire import GET, PATIENCE, Seen, Toy, Wire, open_house, request, until
+from tests.support.waiting import until
+from tests.support.wire import GET, PATIENCE, Seen, Toy, Wire, open_house, request
 
 SMUGGLED = b"GET /v1/secret/data/private/key HTTP/1.1\r\nHost: localhost\r\nX-Vault-Token: stolen\r\n\r\n"
 CHUNKS = b"9\r\n" + b'{"v":"x"}' + b"\r\n0\r\n\r\n"

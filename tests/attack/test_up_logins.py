@@ -22,8 +22,9 @@ from tests.real.openbao import SEEDS, OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.clock import FakeClock
 from tests.support.tokens import Issuer
+from tests.support.waiting import until
 from tests.upstream.exchanging import MOUNT, asks, caller, exchanging, take_callers
-from tests.upstream.raw_server import FixedLogin, until
+from tests.upstream.raw_server import FixedLogin
 
 pytestmark = pytest.mark.real
 CALLERS = 1000

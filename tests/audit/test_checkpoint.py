@@ -20,7 +20,7 @@ from sidecar.audit.stamping import Body, Stamper, Tip
 from sidecar.clock import SystemClock
 from tests.audit.keys import Keys
 from tests.audit.spools import events, journal_in, permit, records, segments, verified
-from tests.audit.topics import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from sidecar.audit.record import Event, Record
 from sidecar.clock import SystemClock
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, names, opened, permit, records, segments, verified
-from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, until
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
 from tests.real.kafka import KafkaBroker
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.real
 

@@ -16,9 +16,10 @@ from sidecar.audit import kafka_producer, position
 from sidecar.audit.record import Event, Record
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, permit
-from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, until
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
 from tests.real.kafka import OTHER_CLUSTER, KafkaBroker, User
 from tests.real.kafka_users import allow_to_write, set_scram_password
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

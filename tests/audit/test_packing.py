@@ -21,8 +21,8 @@ from sidecar.errors import Refused
 from tests.audit.disks import small_disk
 from tests.audit.killing import killed_writer
 from tests.audit.spools import events, journal_in, names, permit, verified
-from tests.audit.topics import until
 from tests.support.clock import FakeClock
+from tests.support.waiting import until
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from sidecar.audit.kafka import KafkaShipper
 from sidecar.clock import SystemClock
 from sidecar.config import Kafka
 from tests.real.kafka import KafkaBroker, User
+from tests.support.waiting import until
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +68,6 @@ async def shipping(journal: Journal, config: Kafka) -> AsyncIterator[KafkaShippe
         yield shipper
     finally:
         await shipper.stop(0.1)
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        await asyncio.sleep(0.02)
 
 
 async def caught_up(journal: Journal, shipper: KafkaShipper) -> None:

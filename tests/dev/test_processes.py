@@ -15,7 +15,8 @@ import pytest
 from sidecar.dev import leash
 from sidecar.dev.ports import free_port
 from sidecar.dev.processes import Child, ChildFailed, Supervisor, child_environment
-from tests.dev.running import is_alive, until
+from tests.dev.running import is_alive
+from tests.support.waiting import wait_until
 
 SERVER = """
 import http.server, os, signal, sys
@@ -140,7 +141,7 @@ asyncio.run(main())
         assert len(pids) == 2
         assert all(map(is_alive, pids))
         supervisor.kill()
-    until(lambda: not any(map(is_alive, pids)), "the children ended")
+    wait_until(lambda: not any(map(is_alive, pids)), "the children ended")
 
 
 def test_a_child_whose_parent_is_gone_before_it_begins_does_not_begin(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.dev.running import is_alive, living_in, until
+from tests.dev.running import is_alive, living_in
 from tests.dev.world import SIDECAR, Running, starting, up
 from tests.support.terminal import ON_A_TERMINAL
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -114,7 +115,7 @@ def test_a_changed_policy_holds_after_a_reload(world: Running) -> None:
     policy = 'permit (principal == Workload::"newcomer", action == Action::"read", resource in Folder::"secret/app");'
     (world.layout.policies / "more.cedar").write_text(policy)
     subprocess.run([SIDECAR, "dev", "reload", "--dir", str(world.layout.root)], check=True)
-    until(lambda: "dev-password-" in _curl_as(world, "newcomer"), "the new policy holds")
+    wait_until(lambda: "dev-password-" in _curl_as(world, "newcomer"), "the new policy holds")
 
 
 def test_the_printed_configuration_is_valid_and_shows_no_secret(world: Running) -> None:
@@ -191,7 +192,7 @@ def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_signal_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
     with starting(tmp_path / "world") as running:
-        until(lambda: "starting the sidecar" in running.said, "the sidecar starts")
+        wait_until(lambda: "starting the sidecar" in running.said, "the sidecar starts")
         running.process.send_signal(signal.SIGINT)
         assert running.wait_until_gone(set()) == 0
         assert "Traceback" not in running.said
@@ -230,7 +231,7 @@ def test_a_terminal_that_went_away_does_not_keep_it_from_stopping(tmp_path: Path
         assert len(children) == 4
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    until(lambda: not any(map(is_alive, children)), "nothing of it runs")
+    wait_until(lambda: not any(map(is_alive, children)), "nothing of it runs")
 
 
 @pytest.mark.timeout(300)
@@ -259,7 +260,7 @@ def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    until(lambda: not any(map(is_alive, children)), "nothing of it runs")
+    wait_until(lambda: not any(map(is_alive, children)), "nothing of it runs")
 
 
 # -- ports ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sidecar.dev.files import Layout
 from sidecar.dev.state import WorldState
-from tests.dev.running import is_alive, living_in, until
+from tests.dev.running import is_alive, living_in
+from tests.support.waiting import wait_until
 
 SIDECAR = str(Path(sys.executable).with_name("sidecar"))
 UP = "Ctrl-C stops everything."
@@ -44,13 +45,13 @@ class Running:
 
     def wait_until_up(self) -> None:
         """Waits for the last line of the summary."""
-        until(lambda: UP in self.said or self.process.poll() is not None, "the world is up", 90)
+        wait_until(lambda: UP in self.said or self.process.poll() is not None, "the world is up", 90)
         assert self.process.poll() is None, self.said
 
     def wait_until_gone(self, pids: set[int]) -> int:
         """Waits for its end and that of every process it had; returns its exit status."""
         status = self.process.wait(60)
-        until(lambda: not any(map(is_alive, pids)) and not living_in(self.layout.root), "nothing of it runs")
+        wait_until(lambda: not any(map(is_alive, pids)) and not living_in(self.layout.root), "nothing of it runs")
         return status
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from sidecar.door.answer import Answer, Inbound
 from sidecar.errors import Code, Refused
-from tests.support.wire import GET, Seen, Toy, open_house, request, until
+from tests.support.waiting import until
+from tests.support.wire import GET, Seen, Toy, open_house, request
 
 BLOCK = bytes(range(256)) * 256
 

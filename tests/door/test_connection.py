@@ -19,7 +19,8 @@ from sidecar.door.body import HELD_BYTES
 from sidecar.door.head import Head
 from sidecar.door.timeouts import Timeouts
 from sidecar.errors import Code
-from tests.support.wire import GET, House, Seen, Toy, open_house, request, until
+from tests.support.waiting import until
+from tests.support.wire import GET, House, Seen, Toy, open_house, request
 
 QUICK = Timeouts(head=0.1, idle=0.1, body_idle=0.1, body=0.3, skip=0.1, write=0.3, linger=0.1, sweep=0.02)
 POST = request("Content-Length: 5", method="POST", body=b"abcde")

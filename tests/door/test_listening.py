@@ -20,7 +20,8 @@ from sidecar.door.timeouts import Timeouts
 from sidecar.door.tls import server_context
 from sidecar.errors import Code
 from tests.support.certificates import Authority
-from tests.support.wire import GET, Seen, Toy, Wire, open_house, request, until
+from tests.support.waiting import until
+from tests.support.wire import GET, Seen, Toy, Wire, open_house, request
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------

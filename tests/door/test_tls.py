@@ -17,7 +17,8 @@ from sidecar.door import trust as door_trust
 from sidecar.errors import Code
 from tests.support.certificates import DAY, Authority
 from tests.support.tls_place import NEW, OLD, crl, open_place, pem
-from tests.support.wire import GET, until
+from tests.support.waiting import until
+from tests.support.wire import GET
 
 
 # -- authorities -----------------------------------------------------------------------------------------------------

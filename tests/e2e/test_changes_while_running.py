@@ -23,12 +23,13 @@ from sidecar.dev.certificates import Certificates, make_certificates
 from sidecar.dev.ports import LOOPBACK
 from tests.decision.pdp_server import PdpServer
 from tests.decision.test_authzen import PERMIT, answering, tls_server
-from tests.e2e.test_faults import PATH, UNBOUND, until
+from tests.e2e.test_faults import PATH, UNBOUND
 from tests.e2e.test_findings import served_by
 from tests.real.openbao import SEEDS, OpenBao, TlsListener
 from tests.real.sidecar import SidecarProcess
 from tests.support.certificates import Authority
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -92,17 +93,17 @@ def _put_right(
         headers = {"X-Vault-Token": process.issuer.token(sub="app")}
         return requests.get(process.url + PATH, headers=headers, verify=str(ca), timeout=10).status_code
 
-    until(lambda: "certificate" in checks(process).get("upstream", {}).get("message", ""))
+    wait_until(lambda: "certificate" in checks(process).get("upstream", {}).get("message", ""))
     shutil.copy(ours.ca, folder / "upstream-ca.pem")
-    until(lambda: "the token is not valid" in checks(process)["upstream"].get("message", ""))
+    wait_until(lambda: "the token is not valid" in checks(process)["upstream"].get("message", ""))
     (folder / "token").write_text(process.openbao.root_token)
-    until(lambda: checks(process)["upstream"]["ready"])
+    wait_until(lambda: checks(process)["upstream"]["ready"])
     assert read(tls.ca) == 503  # the PDP's certificate is not trusted
     pdp_ca.write(folder, "pdp-ca")
     shutil.copy(others.server.cert, tls.server.cert)
     shutil.copy(others.server.key, tls.server.key)
-    until(lambda: served_by(process, others.ca))
-    until(lambda: read(others.ca) == 200)
+    wait_until(lambda: served_by(process, others.ca))
+    wait_until(lambda: read(others.ca) == 200)
     assert "reloaded" not in process.log.read_text().split('"event": "')  # it was never told to
 
 
@@ -117,7 +118,7 @@ def test_a_configuration_that_a_restart_would_change_is_said_and_not_in_force(ru
     before = running.config_file.read_text()
     try:
         change(running, lambda tree: tree["tenant"].update(id="another-tenant-canary", allowed_mounts=["team/kv"]))
-        until(lambda: warning(running) != "")
+        wait_until(lambda: warning(running) != "")
         assert warning(running) == "it counts from the next start (changed: tenant.allowed_mounts, tenant.id)"
         assert 'sidecar_part_warning{part="configuration"} 1.0' in running.metrics()
         assert running.get(PATH, running.issuer.token(sub="endless")).status_code == 200
@@ -163,5 +164,5 @@ def hangup(process: SidecarProcess) -> str:
         return process.log.read_bytes()[before:].decode()
 
     process.process.send_signal(signal.SIGHUP)
-    until(lambda: '"event": "reloaded"' in told() or '"event":"reloaded"' in told())
+    wait_until(lambda: '"event": "reloaded"' in told() or '"event":"reloaded"' in told())
     return told()

@@ -8,7 +8,6 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,19 +21,12 @@ from sidecar.dev.ports import LOOPBACK
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import POLICIES, SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
 PATH = "/v1/secret/data/app/db"
 UNBOUND = {"identity": {"binding": "preferred"}, "anti_replay": {"unbound_token": "off"}}
-
-
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Waits for a condition; what it waits for is said by the assertion's line."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        time.sleep(0.05)
 
 
 def answered(process: SidecarProcess, path: str = PATH, subject: str = "endless") -> tuple[int, str]:
@@ -60,7 +52,7 @@ def test_openbao_paused_gone_and_back_without_a_restart(tmp_path: Path, issuer: 
             )
             assert (written.status_code, written.json()["code"]) == (504, "UPSTREAM_TIMEOUT")
             openbao.resume()
-            until(lambda: answered(process) == (200, ""))
+            wait_until(lambda: answered(process) == (200, ""))
             intent, outcome = [r for r in process.records() if r.get("operation") == "kv2.write"]
             assert (intent["phase"], intent["event"]) == ("intent", "SECRET_PERMIT")
             assert (outcome["phase"], outcome["event"], outcome["upstream"]["status"]) == (
@@ -72,7 +64,7 @@ def test_openbao_paused_gone_and_back_without_a_restart(tmp_path: Path, issuer: 
             assert answered(process)[0] == 503
             openbao.start()  # a dev server comes back empty, with the same root token
             openbao.put("app/db", {"a": "1"})
-            until(lambda: answered(process) == (200, ""))
+            wait_until(lambda: answered(process) == (200, ""))
             assert process.verify() == 0
 
 
@@ -137,11 +129,11 @@ def test_policies_are_taken_on_sighup_and_a_bad_set_leaves_the_old_in_force(
         policies = process.policies / "policies.cedar"
         policies.write_text("permit (principal, action")
         process.process.send_signal(signal.SIGHUP)
-        until(lambda: "the old stays in force" in process.log.read_text())
+        wait_until(lambda: "the old stays in force" in process.log.read_text())
         assert answered(process) == (200, "")
         policies.write_text(POLICIES.replace('Workload::"endless"', 'Workload::"nobody"'))
         process.process.send_signal(signal.SIGHUP)
-        until(lambda: answered(process) == (403, "POLICY_DENIED"))
+        wait_until(lambda: answered(process) == (403, "POLICY_DENIED"))
 
 
 def test_a_configuration_that_cannot_work_is_refused_at_start(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
@@ -171,7 +163,7 @@ def test_a_login_that_openbao_does_not_take_is_not_ready_and_refuses(
             except requests.ConnectionError:
                 return False
 
-        until(listening)
+        wait_until(listening)
         assert answered(process) == (503, "UPSTREAM_UNAVAILABLE")
         assert "not-a-token-of-this-server" not in process.log.read_text()
     finally:

@@ -15,10 +15,11 @@ import requests
 
 from sidecar.dev.certificates import make_certificates
 from sidecar.dev.ports import LOOPBACK
-from tests.e2e.test_faults import UNBOUND, answered, until
+from tests.e2e.test_faults import UNBOUND, answered
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -106,11 +107,11 @@ def test_a_certificate_without_its_key_leaves_the_old_pair_in_force(
         assert served_by(process, certificates.ca)
         shutil.copy(others.server.cert, certificates.server.cert)
         process.process.send_signal(signal.SIGHUP)
-        until(lambda: "the old stays in force" in process.log.read_text())
+        wait_until(lambda: "the old stays in force" in process.log.read_text())
         assert served_by(process, certificates.ca)
         shutil.copy(others.server.key, certificates.server.key)
         process.process.send_signal(signal.SIGHUP)
-        until(lambda: served_by(process, others.ca))
+        wait_until(lambda: served_by(process, others.ca))
 
 
 def served_by(process: SidecarProcess, ca: Path) -> bool:
@@ -148,7 +149,7 @@ def test_a_mutation_cut_by_the_drain_has_an_outcome(tmp_path: Path, issuer: Issu
 
             writer = threading.Thread(target=write)
             writer.start()
-            until(lambda: any(record.get("phase") == "intent" for record in process.records()))
+            wait_until(lambda: any(record.get("phase") == "intent" for record in process.records()))
             assert process.terminate() == 0
             writer.join(10)
         finally:
@@ -193,7 +194,7 @@ def test_a_hangup_while_it_starts_does_not_end_it(tmp_path: Path, openbao: OpenB
     process.start(wait=False)
     try:
         assert process.process is not None
-        until(lambda: process.spool.exists())  # the program runs; its listeners do not yet
+        wait_until(lambda: process.spool.exists())  # the program runs; its listeners do not yet
         process.process.send_signal(signal.SIGHUP)
         process.wait_until_ready()
     finally:

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ import requests
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 from tests.upstream.raw_server import Exchange, RawServer
 
 pytestmark = pytest.mark.real
@@ -193,13 +194,6 @@ def uses(process: SidecarProcess, subject: str) -> tuple[int, int]:
     return grant["max_uses"] - grant["uses_left"] - grant["uses_reserved"], grant["uses_reserved"]
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(("method", "name", "status", "spent"), SPENT)
 def test_whether_a_use_was_spent(scripted: SidecarProcess, method: str, name: str, status: int, spent: int) -> None:
     subject = f"{method}-{name}"
@@ -220,13 +214,13 @@ def test_a_caller_that_goes_away_before_the_answer_comes_has_spent_its_use(
         assert relay.arrived.wait(PATIENCE_SECONDS)
         assert uses(scripted, subject) == (0, 1)
     relay.go.set()
-    until(lambda: uses(scripted, subject) == (spent, 0))
+    wait_until(lambda: uses(scripted, subject) == (spent, 0))
 
 
 def test_a_caller_that_goes_away_in_the_middle_of_an_answer_has_spent_its_use(scripted: SidecarProcess) -> None:
     with open_request(scripted, "leaver", "GET", "endless") as wire:
         assert b" 200 " in wire.recv(100)
-    until(lambda: uses(scripted, "leaver") == (1, 0))
+    wait_until(lambda: uses(scripted, "leaver") == (1, 0))
     ask(scripted, "leaver", "GET", "ok")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from tests.real.database import Database
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -31,13 +30,6 @@ path "db/*"                          { capabilities = ["read"] }
 """
 POLICY = '@max_uses("1000") permit (principal, action, resource in Mount::"db");'
 MAX_TTL, PERIOD = 5, 60
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 def sidecar_with(
@@ -90,7 +82,7 @@ def test_credentials_outlive_the_login_s_max_ttl_a_restart_and_the_end(
     first = accessors(openbao) - others
     assert first
     # Every token that a login made until then reaches its max_ttl, and the lease token would have ended twice over.
-    until(lambda: not first & accessors(openbao), "the logins' tokens reached their max_ttl", MAX_TTL * 4)
+    wait_until(lambda: not first & accessors(openbao), "the logins' tokens reached their max_ttl", MAX_TTL * 4)
     assert database.takes(*user)
     assert process.hvac("app", key).sys.renew_lease(made["lease_id"], increment=1800)["lease_duration"] == 1800
 
@@ -100,7 +92,7 @@ def test_credentials_outlive_the_login_s_max_ttl_a_restart_and_the_end(
     (keeper,) = accessors(openbao, "auth/token/create/lease-maker")
     handed_over = renewed_at(openbao, keeper)
     process.start()
-    until(lambda: renewed_at(openbao, keeper) > handed_over, "the old token is kept by the new sidecar")
+    wait_until(lambda: renewed_at(openbao, keeper) > handed_over, "the old token is kept by the new sidecar")
     assert database.takes(*user)
     restarted = process.hvac("app")  # with a new key
     restarted.sys.revoke_lease(made["lease_id"])

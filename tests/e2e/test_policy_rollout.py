@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from sidecar.dev.ports import LOOPBACK
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -44,13 +43,6 @@ def only(name: str, other: str) -> dict[str, str]:
     }
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def loads(process: SidecarProcess, result: str) -> float:
     line = f'sidecar_policy_loads_total{{result="{result}"}} '
     return next((float(one.removeprefix(line)) for one in process.metrics().splitlines() if one.startswith(line)), 0.0)
@@ -61,7 +53,7 @@ def reload(process: SidecarProcess, result: str = "taken") -> None:
     before = loads(process, result)
     assert process.process is not None
     process.process.send_signal(signal.SIGHUP)
-    until(lambda: loads(process, result) > before)
+    wait_until(lambda: loads(process, result) > before)
 
 
 @pytest.fixture
@@ -119,8 +111,8 @@ def test_a_bad_set_is_refused_with_file_and_line_and_everybody_is_told(process: 
 
     with process:
         exchange(process.policies, "bad", **(only("odd", "even") | {"b": "\n\nforbid (principal, action, resou"}))
-        until(lambda: loads(process, "refused") == 1)  # by the change of `..data` alone
-        until(lambda: "warning" in pdp())
+        wait_until(lambda: loads(process, "refused") == 1)  # by the change of `..data` alone
+        wait_until(lambda: "warning" in pdp())
         assert pdp()["ready"] is True
         assert "b.cedar:3: no `;` ends this policy" in str(pdp()["warning"])
         assert "sidecar_policies_refused 1.0" in process.metrics()

@@ -12,10 +12,11 @@ import pytest
 import requests
 
 from sidecar.dev.ports import LOOPBACK, free_port
-from tests.e2e.test_faults import UNBOUND, until
+from tests.e2e.test_faults import UNBOUND
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -31,18 +32,18 @@ def test_openbao_sealed_and_away_is_not_ready_and_back_is(tmp_path: Path, issuer
         openbao.root().sys.enable_secrets_engine("kv", path="secret", options={"version": "2"})
         with SidecarProcess(tmp_path / "sidecar", openbao, issuer, UNBOUND) as process:
             openbao.seal()
-            until(lambda: told(process)[0] == 503)
+            wait_until(lambda: told(process)[0] == 503)
             assert told(process)[1]["upstream"] == {"ready": False, "message": "OpenBao is sealed"}
             openbao.unseal()
-            until(lambda: told(process)[0] == 200)
+            wait_until(lambda: told(process)[0] == 200)
             openbao.stop()
-            until(lambda: told(process)[0] == 503)
+            wait_until(lambda: told(process)[0] == 503)
             status = told(process)[1]["upstream"]
             assert status["message"].startswith("OpenBao cannot be reached")
             assert str(openbao.port) not in status["message"]
             openbao.start()
             openbao.unseal()
-            until(lambda: told(process)[0] == 200)
+            wait_until(lambda: told(process)[0] == 200)
 
 
 def test_what_it_can_do_without_is_a_warning(tmp_path: Path, openbao: OpenBao, issuer: Issuer) -> None:
@@ -55,7 +56,7 @@ def test_what_it_can_do_without_is_a_warning(tmp_path: Path, openbao: OpenBao, i
         for _ in range(10):
             answer = process.get("/v1/secret/data/app/db", issuer.token(sub="endless"))
             assert (answer.status_code, answer.json()["code"]) == (503, "PDP_UNAVAILABLE")
-        until(lambda: "warning" in told(process)[1]["audit"])
+        wait_until(lambda: "warning" in told(process)[1]["audit"])
         status, checks = told(process)
         assert status == 200
         assert checks["audit"]["ready"]

@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.scripted_pdp import DENY, PERMIT, ScriptedAuthzen
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +63,7 @@ def pair(
         SidecarProcess(folder / "two", openbao, issuer, overrides) as two,
     ):
         for each in (one, two):  # each says so in its record when it reads from the topic's end on
-            until(partial(revoked, each), PATIENCE_SECONDS)
+            wait_until(partial(revoked, each), seconds=PATIENCE_SECONDS)
         yield [one, two]
 
 
@@ -73,15 +74,6 @@ async def _admin(kafka: KafkaBroker, call: str, argument: Any) -> None:
         await getattr(admin, call)(argument)
     finally:
         await admin.close()
-
-
-def until(holds: Callable[[], Any], seconds: float) -> float:
-    """Waits; returns how long it took."""
-    started = time.monotonic()
-    while not holds():
-        assert time.monotonic() - started < seconds, "it did not happen in time"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def grants(sidecar: SidecarProcess) -> set[str]:
@@ -166,9 +158,9 @@ def test_a_signal_ends_all_grants_once(pair: list[SidecarProcess]) -> None:
     before = len(revoked(one))
     assert one.process is not None
     one.process.send_signal(signal.SIGHUP)
-    until(lambda: not grants(one), PATIENCE_SECONDS)
-    until(lambda: len(revoked(one)) > before, PATIENCE_SECONDS)
-    until(lambda: '"reloaded"' in one.log_tail(), PATIENCE_SECONDS)
+    wait_until(lambda: not grants(one), seconds=PATIENCE_SECONDS)
+    wait_until(lambda: len(revoked(one)) > before, seconds=PATIENCE_SECONDS)
+    wait_until(lambda: '"reloaded"' in one.log_tail(), seconds=PATIENCE_SECONDS)
     assert [record["source"] for record in revoked(one)[before:]] == ["signal"]
 
 
@@ -181,12 +173,12 @@ def test_a_change_of_policies_ends_all_grants_once_by_itself_and_by_a_signal(
         assert read(one, "bulk") == 200
         policies = one.policies / "policies.cedar"
         policies.write_text(policies.read_text().replace('"bulk"', '"nobody"'))
-        until(lambda: revoked(one), PATIENCE_SECONDS)
+        wait_until(lambda: revoked(one), seconds=PATIENCE_SECONDS)
         assert read(one, "bulk") == 403
         policies.write_text(policies.read_text().replace('"nobody"', '"bulk"'))
         assert one.process is not None
         one.process.send_signal(signal.SIGHUP)
-        until(lambda: '"reloaded"' in one.log_tail(), PATIENCE_SECONDS)
+        wait_until(lambda: '"reloaded"' in one.log_tail(), seconds=PATIENCE_SECONDS)
         assert read(one, "bulk") == 200
         assert [record["source"] for record in revoked(one)] == ["policy", "policy"]
 
@@ -233,7 +225,7 @@ async def test_a_message_that_is_no_revocation_takes_everything_away_and_is_coun
     counted = [malformed(each) for each in pair]
     await send(kafka, message)
     for each, before in zip(pair, counted, strict=True):
-        await asyncio.to_thread(until, partial(lacks, each, "m"), PATIENCE_SECONDS)
+        await asyncio.to_thread(wait_until, partial(lacks, each, "m"), seconds=PATIENCE_SECONDS)
         assert malformed(each) == before + 1
 
 
@@ -247,14 +239,14 @@ async def test_what_is_revoked_while_a_sidecar_cannot_read_is_read_after_and_the
     try:
         for each in pair:
             url = f"http://127.0.0.1:{each.ops_port}/readyz"
-            await asyncio.to_thread(until, partial(warns, url), PATIENCE_SECONDS)
+            await asyncio.to_thread(wait_until, partial(warns, url), seconds=PATIENCE_SECONDS)
             assert requests.get(url, timeout=5).status_code == 200  # a warning: its grants live out their ttl
             assert await asyncio.to_thread(read, each, "away") == 200
     finally:
         kafka.start()  # not in a thread: what it starts ends with the thread that started it
     await send(kafka, {"subject": "away"})
     for each in pair:
-        await asyncio.to_thread(until, partial(lacks, each, "away"), PATIENCE_SECONDS)
+        await asyncio.to_thread(wait_until, partial(lacks, each, "away"), seconds=PATIENCE_SECONDS)
         assert "stays" in grants(each)  # it went on from where it was: nothing was lost, and nothing else ended
 
 
@@ -266,7 +258,7 @@ async def test_a_partition_that_was_added_is_read_and_messages_that_retention_to
         assert await asyncio.to_thread(read, each, "added") == 200
     await send(kafka, {"subject": "added"}, partition=1)
     for each in pair:
-        await asyncio.to_thread(until, partial(lacks, each, "added"), PATIENCE_SECONDS)
+        await asyncio.to_thread(wait_until, partial(lacks, each, "added"), seconds=PATIENCE_SECONDS)
 
     # One sleeps while messages come and go: what they said is lost to it. Now and then a fetch is under way as it falls
     # asleep, and brings them when it wakes: once more, then.
@@ -281,7 +273,7 @@ async def test_a_partition_that_was_added_is_read_and_messages_that_retention_to
             await _delete_records(kafka)
         finally:
             sleeper.process.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(until, lambda: "sleeper" not in grants(sleeper), PATIENCE_SECONDS)
+        await asyncio.to_thread(wait_until, lambda: "sleeper" not in grants(sleeper), seconds=PATIENCE_SECONDS)
         ended = revoked(sleeper)[-1]["revocations"]
         if ended == [{"all": True}]:
             break
@@ -298,12 +290,14 @@ async def test_a_topic_that_was_deleted_and_made_anew_ends_all_grants_however_fu
         assert await asyncio.to_thread(read, each, "anew") == 200
     await _admin(kafka, "delete_topics", [TOPIC])
     for each in pair:
-        await asyncio.to_thread(until, partial(warns, f"http://127.0.0.1:{each.ops_port}/readyz"), PATIENCE_SECONDS)
+        await asyncio.to_thread(
+            wait_until, partial(warns, f"http://127.0.0.1:{each.ops_port}/readyz"), seconds=PATIENCE_SECONDS
+        )
     await _admin(kafka, "create_topics", [NewTopic(TOPIC, 2, 1)])
     for partition in (0, 1):
         await send(kafka, {"subject": "anew"}, *[{"subject": "nobody"}] * 60, partition=partition)
     for each in pair:
-        await asyncio.to_thread(until, partial(lacks, each, "anew"), PATIENCE_SECONDS)
+        await asyncio.to_thread(wait_until, partial(lacks, each, "anew"), seconds=PATIENCE_SECONDS)
 
 
 async def _delete_records(kafka: KafkaBroker) -> None:

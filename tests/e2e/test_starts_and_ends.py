@@ -16,11 +16,12 @@ import pytest
 
 from sidecar.dev.ports import LOOPBACK
 from tests.e2e.test_changes_while_running import checks
-from tests.e2e.test_faults import PATH, UNBOUND, until
+from tests.e2e.test_faults import PATH, UNBOUND
 from tests.real.openbao import SEEDS, OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.scripted_pdp import ScriptedAuthzen
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -50,16 +51,16 @@ def test_what_is_away_at_the_start_is_said_and_waited_for(tmp_path: Path, issuer
         def said(part: str) -> str:
             return str(checks(process).get(part, {}).get("message", ""))
 
-        until(lambda: said("upstream").startswith("OpenBao cannot be reached"))
+        wait_until(lambda: said("upstream").startswith("OpenBao cannot be reached"))
         assert said("mounts")
         openbao.start()
-        until(lambda: said("upstream").startswith("OpenBao is sealed"))
+        wait_until(lambda: said("upstream").startswith("OpenBao is sealed"))
         openbao.unseal()
         process.wait_until_ready()
         answer = process.get(PATH, issuer.token(sub="app"))
         assert (answer.status_code, answer.json()["code"]) == (503, "PDP_UNAVAILABLE")
         later.enter_context(pdp)
-        until(lambda: process.get(PATH, issuer.token(sub="app")).status_code == 200)
+        wait_until(lambda: process.get(PATH, issuer.token(sub="app")).status_code == 200)
 
 
 @pytest.mark.parametrize("moment", ["at once", "while it waits for OpenBao"])
@@ -76,7 +77,7 @@ def test_told_to_stop_while_it_starts_it_stops(
             assert process.terminate() in (0, -signal.SIGTERM)
             assert not process.spool.exists()
             return
-        until(lambda: process.spool.exists() and len(process.records()) == 1)
+        wait_until(lambda: process.spool.exists() and len(process.records()) == 1)
         assert process.terminate() == 0
     finally:
         process.kill()
@@ -104,7 +105,7 @@ def test_what_is_under_way_when_it_is_told_to_stop_is_answered_and_recorded(
         reading.sendall(read)
         pipelining.sendall(read * 2)
         writing.sendall(write)
-        until(lambda: any(record.get("phase") == "intent" for record in process.records()), 60)
+        wait_until(lambda: any(record.get("phase") == "intent" for record in process.records()), seconds=60)
         running = process.process
         assert running is not None
         running.send_signal(signal.SIGTERM)
@@ -141,7 +142,8 @@ def test_a_reload_that_waits_for_openbao_does_not_hold_up_the_end(
         assert running is not None
         read_before = process.log.read_text().count("issuer_keys_read")
         running.send_signal(signal.SIGHUP)
-        until(lambda: process.log.read_text().count("issuer_keys_read") > read_before)  # the step before the mounts
+        # the step before the mounts
+        wait_until(lambda: process.log.read_text().count("issuer_keys_read") > read_before)
         assert process.terminate() == 0
     finally:
         process.kill()

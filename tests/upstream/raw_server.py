@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 import struct
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -191,14 +190,6 @@ def client_of(server: RawServer | str, **options: Any) -> UpstreamClient:
     """A client of that server; `options` as in `upstream` of the configuration."""
     address = server if isinstance(server, str) else server.address
     return UpstreamClient(Upstream(address=address, **options), FixedLogin())
-
-
-async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Waits for a condition; fails with its name where it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.005)
 
 
 def idle_connections(client: UpstreamClient) -> int:

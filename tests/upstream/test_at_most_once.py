@@ -8,7 +8,8 @@ import pytest
 
 from sidecar.errors import Code
 from sidecar.upstream.client import UpstreamClient, UpstreamFailure
-from tests.upstream.raw_server import Exchange, RawServer, answer, idle_connections, permit, plain, until
+from tests.support.waiting import until
+from tests.upstream.raw_server import Exchange, RawServer, answer, idle_connections, permit, plain
 
 Make = Callable[..., UpstreamClient]
 METHODS = ["GET", "LIST", "PUT", "POST", "PATCH", "DELETE"]

@@ -14,7 +14,8 @@ from sidecar.errors import Code, Refused
 from sidecar.surface.operation import UpstreamRequest
 from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from sidecar.upstream.headers import RELEASED
-from tests.upstream.raw_server import TOKEN, Exchange, FixedLogin, RawServer, answer, permit, plain, until
+from tests.support.waiting import until
+from tests.upstream.raw_server import TOKEN, Exchange, FixedLogin, RawServer, answer, permit, plain
 
 Make = Callable[..., UpstreamClient]
 

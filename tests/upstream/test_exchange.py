@@ -21,8 +21,9 @@ from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from tests.real.openbao import OpenBao
 from tests.support.clock import FakeClock
 from tests.support.tokens import Issuer
+from tests.support.waiting import until
 from tests.upstream.exchanging import MOUNT, asks, caller, exchanging, take_callers
-from tests.upstream.raw_server import Exchange, RawServer, answer, until
+from tests.upstream.raw_server import Exchange, RawServer, answer
 from tests.upstream.test_login import paths
 
 pytestmark = pytest.mark.real

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from sidecar.upstream.files import watch
-from tests.upstream.raw_server import until
+from tests.support.waiting import until
 
 
 async def test_a_change_is_told_once_and_tried_again_until_it_can_be_read(tmp_path: Path) -> None:

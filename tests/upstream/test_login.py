@@ -20,7 +20,8 @@ from sidecar.upstream.client import UpstreamClient, UpstreamFailure
 from sidecar.upstream.login import BrokerLogin
 from tests.real.openbao import SEEDS, OpenBao
 from tests.support.clock import FakeClock
-from tests.upstream.raw_server import Exchange, RawServer, answer, permit, until
+from tests.support.waiting import until
+from tests.upstream.raw_server import Exchange, RawServer, answer, permit
 
 pytestmark = pytest.mark.real
 

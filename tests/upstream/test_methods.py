@@ -15,8 +15,9 @@ from sidecar.upstream.login import BrokerLogin
 from tests.real.kube import BUILD_TIMEOUT, KubeApi
 from tests.real.openbao import OpenBao, TlsListener
 from tests.support.tokens import Issuer
+from tests.support.waiting import until
 from tests.upstream.certificates import Authority, Pair
-from tests.upstream.raw_server import permit, until
+from tests.upstream.raw_server import permit
 from tests.upstream.test_login import RULES, paths
 
 pytestmark = pytest.mark.real
