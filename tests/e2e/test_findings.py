@@ -32,18 +32,14 @@ TRANSIT = {
 
 @pytest.fixture(scope="module")
 def transit(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
-    root = openbao.root()
-    root.sys.enable_secrets_engine("transit")
-    root.secrets.transit.create_key("k")
-    try:
+    with openbao.mounted({"transit": "transit"}):
+        openbao.root().secrets.transit.create_key("k")
         process = SidecarProcess(tmp_path_factory.mktemp("transit"), openbao, issuer, TRANSIT)
         (process.policies / "policies.cedar").write_text(
             '@id("crypt") @max_uses("3") permit (principal == Workload::"crypt", action, resource);'
         )
         with process:
             yield process
-    finally:
-        root.sys.disable_secrets_engine("transit")
 
 
 def test_a_batch_with_one_bad_item_spends_its_uses(transit: SidecarProcess, openbao: OpenBao) -> None:

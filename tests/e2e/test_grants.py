@@ -140,9 +140,7 @@ class Relay:
 
 @pytest.fixture(scope="module")
 def relay(openbao: OpenBao) -> Iterator[Relay]:
-    if "transit/" not in openbao.root().sys.list_mounted_secrets_engines()["data"]:
-        openbao.root().sys.enable_secrets_engine("transit")
-    with Relay(openbao) as running:
+    with openbao.mounted({"transit": "transit"}), Relay(openbao) as running:
         yield running
 
 

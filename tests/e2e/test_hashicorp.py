@@ -45,13 +45,6 @@ def vault(openbao: OpenBao) -> Iterator[CrookedOpenBao]:
 def process(
     tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, vault: CrookedOpenBao, issuer: Issuer
 ) -> Iterator[SidecarProcess]:
-    root = openbao.root()
-    mounted = root.sys.list_mounted_secrets_engines()["data"]
-    if "kv1/" not in mounted:
-        root.sys.enable_secrets_engine("kv", path="kv1", options={"version": "1"})
-    if "transit/" not in mounted:
-        root.sys.enable_secrets_engine("transit")
-    root.secrets.transit.create_key("hashicorp")
     overrides = {
         "identity": {"binding": "preferred"},
         "anti_replay": {"unbound_token": "off"},
@@ -65,7 +58,8 @@ def process(
     }
     made = SidecarProcess(tmp_path_factory.mktemp("hashicorp"), openbao, issuer, overrides)
     (made.policies / "policies.cedar").write_text(POLICIES)
-    with made as running:
+    with openbao.mounted({"kv1": "kv1", "transit": "transit"}), made as running:
+        openbao.root().secrets.transit.create_key("hashicorp")
         yield running
 
 

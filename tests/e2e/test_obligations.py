@@ -55,14 +55,10 @@ def house(
     tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer, kafka: KafkaBroker
 ) -> Iterator[House]:
     asyncio.run(_make_topics(kafka))
-    root = openbao.root().sys
-    for path, options in (("plain", {"version": "1"}), ("transit", None)):
-        if f"{path}/" not in root.list_mounted_secrets_engines()["data"]:
-            root.enable_secrets_engine("kv" if options else path, path=path, options=options)
-    openbao.root().write_data("plain/many/keys", data={"user": "u1", "password": "p1-canary"})
-    openbao.put("many/keys", {"user": "u", "password": "p-canary", "nested": {"user": "n"}})
-    openbao.put("many/keys", {"user": "u2", "password": "p2-canary", "host": "h2"})
-    with ScriptedAuthzen() as pdp:
+    with openbao.mounted({"plain": "kv1", "transit": "transit"}), ScriptedAuthzen() as pdp:
+        openbao.root().write_data("plain/many/keys", data={"user": "u1", "password": "p1-canary"})
+        openbao.put("many/keys", {"user": "u", "password": "p-canary", "nested": {"user": "n"}})
+        openbao.put("many/keys", {"user": "u2", "password": "p2-canary", "host": "h2"})
         overrides = {
             "identity": {"binding": "preferred"},
             "authorization": {"pdp": "authzen", "attributes": {"fetch": "off"}, "authzen": _authzen(pdp)},

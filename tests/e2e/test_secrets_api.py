@@ -57,12 +57,6 @@ class Api:
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[SidecarProcess]:
     """A sidecar that takes unbound tokens, in front of KV versions 1 and 2 and transit."""
-    root = openbao.root()
-    if "kv1/" not in root.sys.list_mounted_secrets_engines()["data"]:
-        root.sys.enable_secrets_engine("kv", path="kv1", options={"version": "1"})
-    if "transit/" not in root.sys.list_mounted_secrets_engines()["data"]:
-        root.sys.enable_secrets_engine("transit")
-    root.secrets.transit.create_key("api-key")
     overrides = {
         "identity": {"binding": "preferred"},
         "anti_replay": {"unbound_token": "off"},
@@ -75,7 +69,8 @@ def process(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: 
     }
     made = SidecarProcess(tmp_path_factory.mktemp("secrets"), openbao, issuer, overrides)
     (made.policies / "policies.cedar").write_text(POLICIES)
-    with made as running:
+    with openbao.mounted({"kv1": "kv1", "transit": "transit"}), made as running:
+        openbao.root().secrets.transit.create_key("api-key")
         yield running
 
 

@@ -178,11 +178,6 @@ def _filled(value: Any, names: dict[str, str]) -> Any:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Issuer) -> Iterator[World]:
     root = openbao.root()
-    mounted = root.sys.list_mounted_secrets_engines()["data"]
-    if "transit/" not in mounted:
-        root.sys.enable_secrets_engine("transit")
-    if "team/kv/" not in mounted:
-        root.sys.enable_secrets_engine("kv", path="team/kv", options={"version": "2"})
     for namespace in ("own", "other"):
         root.write_data(f"sys/namespaces/{namespace}")
         openbao.root(namespace).sys.enable_secrets_engine("kv", path="kv", options={"version": "2"})
@@ -204,7 +199,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, openbao: OpenBao, issuer: Is
     }
     process = SidecarProcess(folder, openbao, issuer, overrides)
     (process.policies / "policies.cedar").write_text(POLICIES)
-    with process as running:
+    with openbao.mounted({"transit": "transit", "team/kv": "kv2"}), process as running:
         yield World(running, openbao)
 
 

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -159,6 +159,20 @@ class OpenBao:
     def root(self, namespace: str | None = None) -> Any:
         """An hvac client with the root token."""
         return hvac.Client(url=self.address, token=self.root_token, namespace=namespace, session=self._session)
+
+    @contextmanager
+    def mounted(self, engines: Mapping[str, str]) -> Iterator[None]:
+        """Engines, named as the sidecar names them, by their paths; with all that is in them they go at the end."""
+        root, made = self.root().sys, []
+        try:
+            for path, engine in engines.items():
+                kind, version = ("kv", engine[2:]) if engine in ("kv1", "kv2") else (engine, "")
+                root.enable_secrets_engine(kind, path=path, options={"version": version} if version else None)
+                made.append(path)
+            yield
+        finally:
+            for path in made:
+                root.disable_secrets_engine(path)
 
     def put(self, path: str, values: dict[str, Any], *, mount: str = "secret") -> int:
         """Writes a KV version 2 secret; returns its version. Waits where the mount has only just been made."""
