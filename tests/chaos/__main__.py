@@ -9,12 +9,16 @@ import argparse
 import asyncio
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, Final
 
 from tests.audit.disks import small_disk
-from tests.chaos.world import Chaos
+from tests.chaos.world import Chaos, Report
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
+
+TELL_SECONDS: Final = 20.0
 
 
 def main() -> int:
@@ -33,9 +37,20 @@ def main() -> int:
             KafkaBroker(folder / "kafka") as kafka,
             OpenBao(folder / "openbao") as openbao,
         ):
-            report = asyncio.run(Chaos(folder, disk, openbao, kafka, chosen.seed).run(chosen.rounds, chosen.seconds))
+            chaos = Chaos(folder, disk, openbao, kafka, chosen.seed)
+            report = asyncio.run(_telling(chaos, chaos.run(chosen.rounds, chosen.seconds)))
     print("\n".join(report.lines()), flush=True)
     return 1 if report.wrong else 0
+
+
+async def _telling(chaos: Chaos, run: Coroutine[Any, Any, Report]) -> Report:
+    """Says now and then how far it is."""
+    task = asyncio.ensure_future(run)
+    while not task.done():
+        await asyncio.wait([task], timeout=TELL_SECONDS)
+        report = chaos.report
+        print(f"  {len(report.kept.reads):7} secrets in hand after {report.faults.total()} faults", flush=True)
+    return task.result()
 
 
 if __name__ == "__main__":

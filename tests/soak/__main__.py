@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.real.kafka import KafkaBroker
@@ -24,7 +25,8 @@ def main() -> int:
         folder = Path(name)
         (folder / "kafka").mkdir()
         with KafkaBroker(folder / "kafka") as kafka, OpenBao(folder / "openbao") as openbao:
-            report = asyncio.run(soak(folder, openbao, kafka, chosen.seconds, chosen.seed))
+            say = partial(print, flush=True)
+            report = asyncio.run(soak(folder, openbao, kafka, chosen.seconds, chosen.seed, say))
     print("\n".join(report.lines()), flush=True)
     return 1 if report.wrong else 0
 

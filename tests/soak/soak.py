@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from tests.support.tokens import Issuer
 SAMPLES: Final = 60
 """Looks at the process, over the whole run."""
 MOST_SAID: Final = 20
+TELL_SECONDS: Final = 20.0
 ENOUGH_WRONG: Final = 500
 """Answers; what comes after them tells nothing more."""
 
@@ -64,7 +65,14 @@ def _span(values: Sequence[float]) -> str:
     return f"{min(values):.1f} to {max(values):.1f} under load, {growth(values):+.1f} after the warm-up"
 
 
-async def soak(folder: Path, openbao: OpenBao, kafka: KafkaBroker, seconds: float, seed: int) -> Report:
+async def soak(
+    folder: Path,
+    openbao: OpenBao,
+    kafka: KafkaBroker,
+    seconds: float,
+    seed: int,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Report:
     """Runs it. What is remembered for minutes in production is remembered for seconds here, so that a short run sees
     every table fill and empty again."""
     report, prefix, issuer = Report(seed), f"soak{time.monotonic_ns()}", Issuer()
@@ -89,9 +97,12 @@ async def soak(folder: Path, openbao: OpenBao, kafka: KafkaBroker, seconds: floa
         report.at_rest = await _look(sidecar, report, 0)
         async with Callers(sidecar.url, issuer, random.Random(seed)) as callers:
             report.asked = callers.asked
-            samples = []
+            samples, told = [], 0.0
             while (passed := time.monotonic() - started) < seconds and len(callers.asked.wrong) < ENOUGH_WRONG:
                 samples.append(await _look(sidecar, report, passed))
+                if passed >= told + TELL_SECONDS:
+                    told, many, wrong = passed, sum(callers.asked.answers.values()), len(callers.asked.wrong)
+                    say(f"  {passed:5.0f} s: {many:8} answers, {wrong} wrong, {samples[-1].resident_mib:.1f} MiB")
                 await asyncio.sleep(min(seconds / SAMPLES, seconds - passed))
             report.under_load = samples
     finally:
