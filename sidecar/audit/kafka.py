@@ -22,7 +22,7 @@ from aiokafka.structs import RecordMetadata
 from sidecar.audit import position
 from sidecar.audit.chain import link
 from sidecar.audit.journal import Journal
-from sidecar.audit.kafka_producer import Producer, SendSmallerError, problem_of
+from sidecar.audit.kafka_producer import Producer, SendOtherwiseError, problem_of
 from sidecar.audit.messages import CHUNK_BYTES, Chunk, Messages
 from sidecar.audit.pacing import Pace
 from sidecar.audit.position import Place, Position
@@ -120,7 +120,7 @@ class KafkaShipper:
                     if sent < CHUNK_BYTES and not self._closing:
                         await self._wait_for_more()
                     continue
-                except SendSmallerError:
+                except SendOtherwiseError:
                     await self._producer.disconnect()
                     continue
                 except _TopicReplacedError as error:

@@ -13,6 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -37,6 +38,7 @@ _ABANDON_SECONDS: Final = 60.0  # then a new producer, with credentials and cert
 _LOOK_SECONDS: Final = 1.0
 _BATCH_BYTES: Final = CHUNK_BYTES * 3 // 2  # of records; a chunk is one batch where the topic takes it
 _MAX_BATCH_BYTES: Final = 900_000  # with keys and headers; a broker takes no more than 1 MiB by default
+_NO_TIME: Final = -1  # Kafka's NO_TIMESTAMP
 _MAX_CLUSTER_ID: Final = 100  # characters; Kafka's own have 22
 
 _log = structlog.get_logger("audit.kafka")
@@ -54,8 +56,8 @@ class RecordTooLargeError(Exception):
     """A single record is larger than its topic takes."""
 
 
-class SendSmallerError(Exception):
-    """The broker found a batch too large; a new connection sends smaller ones."""
+class SendOtherwiseError(Exception):
+    """The broker found a batch too large, or its times wrong; a new connection sends smaller ones, or without times."""
 
 
 class UnacknowledgedError(Exception):
@@ -101,6 +103,7 @@ class Producer:
         self._say = say
         self._producer: AIOKafkaProducer | None = None
         self._batch_bytes = _BATCH_BYTES
+        self._timeless_through = 0
         self._credentials: object = None
         self._credentials_at = 0.0
         self._causes: list[BaseException] = []
@@ -149,11 +152,12 @@ class Producer:
         batch, count, size = producer.create_batch(), 0, 0
         for message in outgoing.messages[outgoing.sent :]:
             value = message.value
+            if count and size + len(value) > self._batch_bytes:
+                break
+            millis = message.millis if message.seq > self._timeless_through else _NO_TIME
+            if batch.append(timestamp=millis, key=self._key, value=value, headers=message.headers) is None:
+                break
             size += len(value)
-            if size > self._batch_bytes and count:
-                break
-            if batch.append(timestamp=message.millis, key=self._key, value=value, headers=message.headers) is None:
-                break
             count += 1
         batch.close()
         try:
@@ -165,8 +169,17 @@ class Producer:
             if count == 1:
                 seq = outgoing.messages[outgoing.sent].seq
                 raise RecordTooLargeError(f"record {seq} is larger than {outgoing.topic} takes") from error
-            self._batch_bytes = size // 2
-            raise SendSmallerError from error
+            self._batch_bytes = size // 2  # of what was sent, so that it is fewer each time
+            raise SendOtherwiseError from error
+        except InvalidTimestampError as error:
+            # Our clock was, or is, ahead: from Kafka 4.0 on a broker takes no time more than an hour from now. Waiting
+            # for that could take years.
+            last = max(message.seq for message in outgoing.messages[outgoing.sent : outgoing.sent + count])
+            if last <= self._timeless_through:
+                raise
+            self._timeless_through = last
+            _log.warning("kafka refuses the times of records; they are sent without, and keep their ts", through=last)
+            raise SendOtherwiseError from error
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """The ids of those of these topics that are there, as the broker tells them that was sent to last; none where

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from sidecar.audit.journal import Journal
+from sidecar.audit.journal import MAX_RECORD_BYTES, Journal
 from sidecar.audit.reader import READ_BYTES, Line, SpoolReader
 from sidecar.audit.record import tells_of_mutation
 
@@ -20,6 +20,7 @@ SCHEMA: Final = b"openbao-sidecar.audit.v1"
 CHUNK_BYTES: Final = 512 * 1024
 """Records are taken so many bytes at a time; a broker takes no batch over 1 MiB by default."""
 
+_LARGEST: Final = MAX_RECORD_BYTES + 1024  # with its stamp and signature; a larger one is none of ours
 _SLICE: Final = 64  # records; requests have their turn in between
 _SCHEMA_HEADER: Final = ("schema", SCHEMA)
 _SCHEMA_ONLY: Final = [_SCHEMA_HEADER]
@@ -99,6 +100,7 @@ class Messages:
         self._reader = SpoolReader(journal.directory)
         self._lines: Iterator[Line] = iter(())
         self._read_seq = 0
+        self._begun = False
         self._second = ""
         self._second_millis = 0
         self.missing = ""
@@ -109,7 +111,7 @@ class Messages:
         self.close()
         self._reader = SpoolReader(self._journal.directory, seq)
         self._lines = iter(())
-        self._read_seq = seq
+        self._read_seq, self._begun = seq, False
 
     def close(self) -> None:
         """Closes the spool's file."""
@@ -144,26 +146,35 @@ class Messages:
 
     def _take(self, lines: Iterable[Line], chunk: Chunk) -> None:
         """Adds these to the chunk. One already sent is left out, and a damaged one, which is said
-        and whose gap the chain shows: waiting for it would only lose the records behind it too."""
+        and whose gap the chain shows: waiting for it would only lose the records behind it too.
+
+        A wrong seq withholds no other record: none is believed that was not given yet, and one that falls back behind
+        another is sent as it stands.
+        """
+        newest = self._journal.durable.seq
         audit, mutations, notifications = (
             each.messages for each in (chunk.audit, chunk.mutations, chunk.notifications)
         )
         for line in lines:
             record = line.record
             try:
-                members = _members(record)
+                # What msgspec skips it does not look at closely: whether it is UTF-8, say.
+                members = _members(record if record.isascii() else record.decode())
                 seq, ts, ref = members.seq, members.ts, members.resource_ref
                 millis = int(ts[20:23]) + (self._second_millis if ts[:19] == self._second else self._begin_second(ts))
+                ours = 0 < seq <= newest and len(record) <= _LARGEST
             except (ValueError, RecursionError):  # every error of msgspec is a ValueError
-                self.damaged = True
+                ours = False
+            if not ours:
                 self._say_missing(f"{line.path.name} line {line.number} cannot be read")
                 continue
-            if seq <= self._read_seq:
+            if seq <= self._read_seq and not self._begun:
                 continue
-            if seq != self._read_seq + 1:
-                self.damaged = True
+            if seq <= self._read_seq:
+                self._say_missing(f"record {seq} stands behind record {self._read_seq}")
+            elif seq != self._read_seq + 1:
                 self._say_missing(f"records {self._read_seq + 1} to {seq - 1} are not in the spool")
-            self._read_seq = seq
+            self._read_seq, self._begun = seq, True
             headers = [_SCHEMA_HEADER, ("resource_ref", ref.encode())] if ref else _SCHEMA_ONLY
             message = Message(seq, millis, record, headers)
             audit.append(message)
@@ -180,5 +191,6 @@ class Messages:
         return self._second_millis
 
     def _say_missing(self, what: str) -> None:
+        self.damaged = True
         _log.error("records are missing for kafka; run `audit verify`", what=what)
         self.missing = f"{what}; run `sidecar audit verify`"

@@ -22,8 +22,7 @@ STAMP_BYTES: Final = 330
 Signing = Callable[[Event, str, int, str, str], bytes]
 """(event, instance, seq, prev, ts) → further members of a record that is signed, without braces; empty for others."""
 
-_SHARED_BYTES: Final = 3
-_OWN_BYTES: Final = 6
+_RANDOM_BYTES: Final = 9
 _EVENTS: Final = {event: event.value for event in Event}
 _MICROS: Final = tuple(f"{micros:03d}Z" for micros in range(1000))
 
@@ -57,10 +56,10 @@ class Stamper:
         record again would cost more than all the rest.
         """
         seq, prev = tip.seq, tip.hash
-        random, at = os.urandom(_SHARED_BYTES + _OWN_BYTES * len(bodies)).hex(), _SHARED_BYTES * 2
-        # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time. The 24 bits of randomness in
-        # the middle are the batch's, the last 48 each record's own.
-        middle = f"-7{random[:3]}-a{random[3:6]}-"
+        random = os.urandom(_RANDOM_BYTES)
+        # RFC 9562, version 7: a consumer's table of ids it has seen stays sorted by time. The randomness is the
+        # batch's; its last 48 bits, the first of them kept free, count the records (section 6.2, method 2).
+        middle, last = f"-7{random.hex()[:3]}-a{random.hex()[3:6]}-", int.from_bytes(random[3:]) >> 1
         instance, signing = f'","instance":"{self._instance}","seq":', self._signing
         parts: list[bytes] = []
         for event, wall, members in bodies:
@@ -72,10 +71,10 @@ class Stamper:
             if signing is not None and (signed := signing(event, self._instance, seq, prev, ts)):
                 members = b"{" + signed + b"}"
             stamp = (
-                f'{{"event_id":"{self._id_text}{middle}{random[at : at + _OWN_BYTES * 2]}","ts":"{ts}{instance}{seq},'
+                f'{{"event_id":"{self._id_text}{middle}{last:012x}","ts":"{ts}{instance}{seq},'
                 f'"prev":"{prev}","event":"{_EVENTS[event]}",'
             ).encode()
-            at += _OWN_BYTES * 2
+            last += 1
             record = stamp + members[1:] if len(members) > 2 else stamp[:-1] + b"}"
             prev = sha256(record).hexdigest()
             parts += (crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")

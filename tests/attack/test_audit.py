@@ -910,14 +910,33 @@ async def test_audit_05_without_an_acl_nothing_is_lost_and_it_is_said_until_it_i
 async def test_audit_05_a_record_larger_than_the_topic_takes_is_said_and_waits_and_nothing_overtakes_it(
     topics: Topics, spool: Path
 ) -> None:
+    """Those before it, which do not fit into one batch either, are sent all the same."""
     await topics.create(**{"max.message.bytes": "5000"})
+    before = [permit(name, subject="x" * 3_000) for name in ("one", "two")]
     async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
-        await journal.append_many([permit("before"), permit("large", subject="x" * 8_000), permit("after")])
-        await until(lambda: "record 3 is larger" in shipper.status().warning, "a warning")
-        assert await topics.permits() == ["before"]
+        await journal.append_many([*before, permit("large", subject="x" * 8_000), permit("after")])
+        await until(lambda: "record 4 is larger" in shipper.status().warning, "a warning")
+        assert await topics.permits() == ["one", "two"]
         await topics.broker.change_topic(topics.audit, **{"max.message.bytes": "100000"})
         await caught_up(journal, shipper)
-    assert await topics.permits() == ["before", "large", "after"]
+    assert await topics.permits() == ["one", "two", "large", "after"]
+
+
+@pytest.mark.real
+async def test_audit_05_a_clock_that_once_was_ahead_holds_up_no_record(topics: Topics, spool: Path) -> None:
+    """A broker takes no time more than an hour from now (`message.timestamp.after.max.ms`). The record's own stays."""
+    await topics.create()
+    clock = FakeClock(time.time())
+    async with journal_in(spool, clock=clock) as journal, shipping(journal, topics.config()) as shipper:
+        for name, ahead in (("one", 0), ("ahead", 10_000), ("two", 0)):
+            clock.set_wall(time.time() + ahead)
+            await journal.append(permit(name))
+            await caught_up(journal, shipper)
+        assert shipper.status().warning == ""
+    assert await topics.permits() == ["one", "ahead", "two"]
+    times = [message.timestamp for message in await topics.broker.messages(topics.audit)]
+    assert times[2] == -1
+    assert all(abs(each / 1000 - time.time()) < 60 for each in (times[1], times[3]))
 
 
 @pytest.mark.real

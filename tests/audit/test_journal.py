@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,21 @@ async def test_a_segment_can_be_searched_line_by_line_and_each_line_has_its_chec
     assert [line for line in lines if b"needle" in line] == [lines[1]]
 
 
-async def test_event_ids_are_never_the_same(spool: Path) -> None:
-    async with journal_in(spool) as journal:
+@pytest.mark.parametrize("chance", [b"\x00", b"\xff", b""], ids=["least", "greatest", "real"])
+async def test_event_ids_are_never_the_same_and_rise_within_a_batch(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, chance: bytes
+) -> None:
+    """Within one millisecond: there nothing but chance tells batches apart, and it is not asked again in a batch."""
+    async with journal_in(spool, clock=FakeClock(1_700_000_000.0)) as journal:
+        if chance:
+            monkeypatch.setattr(os, "urandom", lambda size: chance * size)
         await journal.append_many([permit(str(n)) for n in range(500)])
+        monkeypatch.undo()
     ids = [record["event_id"] for record in records(spool)]
+    assert ids[1:-1] == sorted(set(ids[1:-1]))
     assert len(set(ids)) == len(ids) == 502
+    assert {uuid.UUID(each).version for each in ids} == {7}
+    assert all(str(uuid.UUID(each)) == each for each in ids)
 
 
 async def test_many_at_once_are_all_there_in_one_chain_with_fewer_fsyncs_than_records(spool: Path) -> None:

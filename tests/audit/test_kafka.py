@@ -278,15 +278,21 @@ async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics:
     "instead",
     [
         b"[" * 100_000,
-        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","subject":' + b'{"act":' * 100_000,
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","subject":' + b'{"act":' * 100_000,
         b'{"seq":true,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"}',
-        b'{"seq":2,"ts":"2026","event":"SECRET_DENY"}',
-        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z"}',
-        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","resource_ref":["x"]}',
-        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","other":"\xff"}',
-        b'{"seq":2,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"} {}',
+        b'{"seq":3,"ts":"2026","event":"SECRET_DENY"}',
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z"}',
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","resource_ref":["x"]}',
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","other":"\xff"}',
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"} {}',
+        b'{"seq":1180591620717411303424,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"}',
+        b'{"seq":0,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY"}',
+        b'{"seq":3,"ts":"2026-01-01T00:00:00.000000Z","event":"SECRET_DENY","other":"' + b"x" * 2**20 + b'"}',
     ],
-    ids=["nested", "nested where it does not matter", "bool", "time", "no event", "ref", "not UTF-8", "two"],
+    ids=[
+        *("nested", "nested where it does not matter", "bool", "time", "no event", "ref", "not UTF-8", "two"),
+        *("a seq not yet given", "no seq", "larger than ours"),
+    ],
 )
 async def test_what_is_no_record_of_ours_holds_up_none_behind_it(
     topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch, instead: bytes
@@ -305,6 +311,31 @@ async def test_what_is_no_record_of_ours_holds_up_none_behind_it(
             await caught_up(journal, shipper)
             assert "sidecar audit verify" in shipper.status().warning
     assert await topics.permits() == ["a", "c"]
+    assert len(await topics.values()) == 3
+
+
+@pytest.mark.parametrize("seq", [1, 5])
+async def test_a_record_under_another_seq_withholds_none_behind_it(
+    topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch, seq: int
+) -> None:
+    """What stands in the spool is sent as it stands there; the chain tells."""
+    await topics.create()
+    real = Messages._read_lines
+
+    def read(self: Messages) -> list[Line]:
+        return [
+            msgspec.structs.replace(line, record=line.record.replace(b'"seq":3,', f'"seq":{seq},'.encode()))
+            for line in real(self)
+        ]
+
+    monkeypatch.setattr(Messages, "_read_lines", read)
+    async with journal_in(spool) as journal:
+        for name in ("a", "b", "c", "d", "e"):
+            await journal.append(permit(name))
+        async with shipping(journal, topics.config()) as shipper:
+            await caught_up(journal, shipper)
+            assert "sidecar audit verify" in shipper.status().warning
+    assert await topics.permits() == ["a", "b", "c", "d", "e"]
 
 
 async def test_where_records_were_missing_when_they_were_read_nothing_is_dropped(

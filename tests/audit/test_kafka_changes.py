@@ -158,8 +158,9 @@ async def test_a_topic_made_anew_is_known_by_its_id_and_gets_all_that_is_here(
 ) -> None:
     """Where others have filled it, so that no offset falls back; and where nothing more is sent."""
     topics, replaced = Topics(first, "anew"), errors("topic_replaced")
-    write = {"phase": "outcome", "purpose": "write", "operation": "kv2.write"}
+    write = {"phase": "outcome", "purpose": "write", "operation": "kv2.write", "notifications": [{"to": "owner"}]}
     await topics.create()
+    await first.create_topics(topics.notifications)
     async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
 
         async def sent(topic: str) -> list[int]:
@@ -170,8 +171,15 @@ async def test_a_topic_made_anew_is_known_by_its_id_and_gets_all_that_is_here(
             kept = position.load(spool)
             return [place.topic_id for place in kept.topics.values()] if kept is not None else []
 
+        async def made_anew(topic: str, times: int) -> None:
+            await first.delete_topics(topic)
+            await first.create_topics(topic)
+            await until(lambda: errors("topic_replaced") == replaced + times, f"a word of {topic}")
+            await caught_up(journal, shipper)
+            assert await sent(topic) == [3]
+
         await journal.append_many([permit("1"), Record(Event.SECRET_PERMIT, write), permit("2")])
-        await until(lambda: len(ids()) == 2 and all(ids()), "the topics' ids")
+        await until(lambda: len(ids()) == 3 and all(ids()), "the topics' ids")
         monkeypatch.setattr(kafka_module, "_LOOK_AT_TOPICS_SECONDS", 0.1)
         await first.delete_topics(topics.audit)
         await first.create_topics(topics.audit)
@@ -181,11 +189,8 @@ async def test_a_topic_made_anew_is_known_by_its_id_and_gets_all_that_is_here(
         assert "the topic was replaced: sent again from record 1" in shipper.status().warning
         await caught_up(journal, shipper)
         assert await sent(topics.audit) == [1, 2, 3, 4, 5]
-        await first.delete_topics(topics.mutations)
-        await first.create_topics(topics.mutations)
-        await until(lambda: errors("topic_replaced") == replaced + 2, "a word of the mutations' topic")
-        await caught_up(journal, shipper)
-        assert await sent(topics.mutations) == [3]
+        await made_anew(topics.mutations, 2)
+        await made_anew(topics.notifications, 3)
 
 
 async def test_another_cluster_at_the_same_address_is_known_by_its_id_and_gets_all_that_is_here(

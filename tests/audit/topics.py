@@ -36,6 +36,10 @@ class Topics:
     def mutations(self) -> str:
         return f"{self.prefix}.secrets"
 
+    @property
+    def notifications(self) -> str:
+        return f"{self.prefix}.secrets.notifications"
+
     def config(self, **changed: Any) -> Kafka:
         return Kafka(**({"bootstrap_servers": self.broker.plaintext, "topic_prefix": self.prefix} | changed))
 
