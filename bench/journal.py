@@ -3,7 +3,8 @@
 The same load is run against stand-ins, each of which does a part of what a journal must: one that returns at once (the
 load's own cost, taken off everywhere); one that makes its callers wait and wakes them in the next turn of the loop
 (what waiting costs in asyncio, whoever is waited for); one that serialises, hashes and sums the record up (what no
-journal with a chain can do without, and how fast the machine is just then).
+journal with a chain can do without, and how fast the machine is just then). Compressing is measured by itself: a
+segment closes every so many records, so that a short load would have none of it, or that of others too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import orjson
 
 from sidecar.audit.journal import Journal
 from sidecar.audit.record import Event, Record
+from sidecar.audit.segments import pack, segment_paths
 from sidecar.clock import SystemClock
 from sidecar.footprint import settle
 
@@ -116,7 +118,7 @@ async def journal_bench() -> dict[str, float]:
 
 async def _round(seconds: float) -> dict[str, float]:
     with TemporaryDirectory(dir=Path.cwd(), prefix=".bench-journal-") as folder:
-        journal = await Journal.open(Path(folder), "fsync", 4 * 2**30, SystemClock())
+        journal = await Journal.open(Path(folder), "fsync", 4 * 2**30, SystemClock(), segment_bytes=2**30)
         try:
             settle()
             base = await _microseconds(_Nothing(), seconds)
@@ -128,6 +130,10 @@ async def _round(seconds: float) -> dict[str, float]:
             after = journal.status()
         finally:
             await journal.close()
+        [(first_seq, path)] = segment_paths(Path(folder))
+        began_cpu = time.process_time()
+        pack(Path(folder), first_seq, path.stat().st_size)
+        compressing = (time.process_time() - began_cpu) / journal.durable.seq * 1e6
     return {
         "records_per_second": round(sent / took),
         "records_per_fsync": round((after.records - before.records) / max(1, after.batches - before.batches), 1),
@@ -135,6 +141,7 @@ async def _round(seconds: float) -> dict[str, float]:
         "of_it_json_hash_and_checksum_us": round(sums - base, 1),
         "of_it_callers_waiting_us": round(waits - base, 1),
         "beside_it_the_load_itself_us": round(base, 1),
+        "later_compressing_a_closed_segment_us": round(compressing, 1),
     }
 
 
