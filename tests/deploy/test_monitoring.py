@@ -217,6 +217,10 @@ FIRES: Final[dict[str, tuple[dict[str, str], str]]] = {
         {f'sidecar_injector_admissions_total{{phase="mutate",result="failed",{INJECTOR}}}': "0x37 1x3"},
         "0x40",
     ),
+    "OpenBaoSidecarInjectorMalformed": (
+        {f'sidecar_injector_admissions_total{{phase="mutate",result="malformed",{INJECTOR}}}': "0x37 1x3"},
+        "0x40",
+    ),
     "OpenBaoSidecarInjectorSlow": (
         {
             f'sidecar_injector_seconds_bucket{{le="1.0",{INJECTOR}}}': "0+50x40",
