@@ -19,6 +19,7 @@ from sidecar.audit.record import ResourceRefs, live_grants
 from sidecar.caller.authenticate import Authenticator
 from sidecar.clock import Clock, SystemClock
 from sidecar.config import Checkpoint, Config, salts_of, split_address
+from sidecar.config.tree import Authzen
 from sidecar.config_on_disk import ConfigOnDisk
 from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.candidate import Candidate
@@ -226,11 +227,7 @@ class Sidecar:
             self._feed = RevocationFeed(config.revocations, config.audit.kafka, self._revocations, clock)
             self._background(self._feed.run())
         if self._authzen is not None:
-            await self._authzen.discover()
-            self._background(self._authzen.keep_fresh())
-            remote = config.authorization.authzen
-            files = [each for each in (remote.ca_file, remote.client_cert_file, remote.client_key_file) if each]
-            self._background(watch(files, self._authzen.reload))
+            await self._keep_asking(self._authzen, config.authorization.authzen)
         if self._cedar is not None:
             self._cedar.on_change = self._revocations.policies_changed
             self._background(self._cedar.watch())
@@ -318,6 +315,13 @@ class Sidecar:
         self._cedar = CedarPdp(authorization.cedar)
         return self._cedar
 
+    async def _keep_asking(self, pdp: AuthzenPdp, remote: Authzen) -> None:
+        """Where to ask a remote PDP and by which certificates, as it tells now and whenever that changes."""
+        await pdp.discover()
+        self._background(pdp.keep_fresh())
+        files = [each for each in (remote.ca_file, remote.client_cert_file, remote.client_key_file) if each]
+        self._background(watch(files, pdp.reload))
+
     def _policy_version(self) -> str:
         """Of the set in force; a remote PDP tells its own with each answer."""
         return self._cedar.policy_version if self._cedar is not None else ""
@@ -359,7 +363,7 @@ class Sidecar:
             if candidate.pdp == "cedar":
                 return await asyncio.to_thread(CedarPdp, candidate.cedar, is_candidate=True)
             remote = AuthzenPdp(candidate.authzen, http, self._clock)
-            await remote.discover()
+            await self._keep_asking(remote, candidate.authzen)
             return remote
 
         async def record(difference: Difference) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from sidecar.config.tree import Candidate as CandidateConfig
+from sidecar.decision.authzen import AuthzenPdp
 from sidecar.decision.cedar import CedarPdp, PolicyError
 from sidecar.decision.flight import Attributes, fetched
 from sidecar.decision.observed import Decision, Difference, compare
@@ -73,8 +74,8 @@ class Candidate:
                 task.cancel()
 
     async def reload(self) -> None:
-        """SIGHUP. Raises PolicyError; the candidate's set stays."""
-        if isinstance(self._pdp, CedarPdp):
+        """SIGHUP. Raises what its PDP's `reload` does; what was in force stays."""
+        if isinstance(self._pdp, (CedarPdp, AuthzenPdp)):
             await self._pdp.reload()
 
     @property

@@ -58,9 +58,12 @@ async def test_files_are_taken_up_when_they_change(tmp_path: Path, issuer: Issue
     """Every file holds another's content at first, so that nothing works but the listener."""
     ours, others = certificates(tmp_path / "ours"), certificates(tmp_path / "others")
     pdp_ca = Authority()
-    upstream_ca, pdp_file, token = (tmp_path / name for name in ("upstream-ca.pem", "pdp-ca.pem", "token"))
+    upstream_ca, pdp_file, candidate, token = (
+        tmp_path / name for name in ("upstream-ca.pem", "pdp-ca.pem", "candidate-ca.pem", "token")
+    )
     shutil.copy(others.ca, upstream_ca)
     shutil.copy(others.ca, pdp_file)
+    shutil.copy(others.ca, candidate)
     token.write_text("a-token-of-nobody-at-all")
     listener = TlsListener(ours.server.cert, ours.server.key)
     async with PdpServer(answering(PERMIT), tls_server(tmp_path, pdp_ca)) as pdp:
@@ -74,7 +77,11 @@ async def test_files_are_taken_up_when_they_change(tmp_path: Path, issuer: Issue
                     "tls": {"ca_file": str(upstream_ca)},
                     "auth": {"method": "token_file", "token": None, "token_file": str(token)},
                 },
-                "authorization": {"pdp": "authzen", "authzen": {"url": pdp.url, "ca_file": str(pdp_file)}},
+                "authorization": {
+                    "pdp": "authzen",
+                    "authzen": {"url": pdp.url, "ca_file": str(pdp_file)},
+                    "candidate": {"pdp": "authzen", "authzen": {"url": pdp.url, "ca_file": str(candidate)}},
+                },
             }
             process = SidecarProcess(tmp_path / "sidecar", openbao, issuer, overrides)
             process.start(wait=False)
@@ -82,6 +89,11 @@ async def test_files_are_taken_up_when_they_change(tmp_path: Path, issuer: Issue
                 await asyncio.to_thread(_put_right, process, ours, pdp_ca, tls, others)
             finally:
                 process.kill()
+
+
+def compared(process: SidecarProcess, result: str) -> bool:
+    begin = f'sidecar_candidate_decisions_total{{result="{result}"}} '
+    return any(float(line.removeprefix(begin)) for line in process.metrics().splitlines() if line.startswith(begin))
 
 
 def _put_right(
@@ -104,6 +116,9 @@ def _put_right(
     shutil.copy(others.server.key, tls.server.key)
     wait_until(lambda: served_by(process, others.ca))
     wait_until(lambda: read(others.ca) == 200)
+    wait_until(lambda: compared(process, "error"))
+    pdp_ca.write(folder, "candidate-ca")
+    wait_until(lambda: read(others.ca) == 200 and compared(process, "same"))
     assert "reloaded" not in process.log.read_text().split('"event": "')  # it was never told to
 
 
