@@ -173,10 +173,22 @@ async def test_a_killed_writer_leaves_a_whole_file(path: Path) -> None:
     file = provider(path)
     found = (await file.read(Working(), uri("app/raced"))).values
     assert set(said) <= found.keys()
-    private(path.with_name(f".{path.name}.left.new"), "half")
+    private(path.with_name(f".{path.name}.{'0a' * 8}.new"), "half")
     await write(file, "app/raced#last", 1)
     assert {each.name for each in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}
     assert path.read_text().startswith("# kept\n")
+
+
+async def test_a_neighbours_drafts_are_left_alone(path: Path) -> None:
+    """Under another lock its writer may be about to put them in place."""
+    named = private(path.with_name("a[bc]*.yaml"), path.read_text())
+    theirs = [path.with_name(f".{name}.{'0a' * 8}.new") for name in ("ab.yaml", "a[bc]*.yaml.x", "aXYZ.yaml")]
+    for draft in theirs:
+        private(draft, "half")
+    own = private(named.with_name(f".{named.name}.{'0a' * 8}.new"), "half")
+    await write(provider(named), "app/db#a", 1)
+    assert all(draft.exists() for draft in theirs)
+    assert not own.exists()
 
 
 async def test_a_lock_that_is_held_for_long_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

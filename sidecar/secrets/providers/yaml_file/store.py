@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ from sidecar.secrets.providers.yaml_file.document import Branch, decode, read
 
 LOCK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.01
+_DRAFT_BYTES: Final = 8
+_ANY_DRAFT: Final = "[0-9a-f]" * _DRAFT_BYTES * 2  # nothing else: a neighbour called `<name>.x` has drafts too
 
 
 class Busy(Exception):  # noqa: N818 - an answer, not a fault
@@ -87,9 +90,9 @@ class Store:
             os.close(handle)  # lets go of the lock
 
     def _replace(self, content: bytes, before: object) -> None:
-        for left in self._path.parent.glob(f".{self._path.name}.*.new"):  # of a writer that was killed under this lock
-            left.unlink(missing_ok=True)
-        beside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.new")
+        for left in self._path.parent.glob(f".{escape(self._path.name)}.{_ANY_DRAFT}.new"):
+            left.unlink(missing_ok=True)  # of a writer that was killed under this lock
+        beside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(_DRAFT_BYTES)}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
