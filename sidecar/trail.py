@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from sidecar.audit.record import Effect, Event, Phase, Record, ResourceRefs
@@ -213,6 +214,7 @@ class Trail:
         return Record(event, fields)
 
 
+@lru_cache(1024)  # every record of a grant tells when it ends
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339, UTC, microseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
