@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
+import hmac
 import io
 import logging
 import os
@@ -37,7 +39,7 @@ from sidecar.audit.kafka_producer import Producer
 from sidecar.audit.messages import Outgoing
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
-from sidecar.audit.stamping import Stamper, Tip
+from sidecar.audit.stamping import STAMPED, Stamper, Tip
 from sidecar.config import Config, ConfigError, load, split_address
 from sidecar.config.checks import is_loopback
 from sidecar.errors import Code, Refused
@@ -851,6 +853,16 @@ async def test_audit_04_nothing_a_caller_sends_makes_a_second_record_a_second_li
     assert len(piped.buffer.read().split(b"\n")) == 4
 
 
+@pytest.mark.parametrize("name", sorted(STAMPED))
+async def test_audit_04_a_record_brings_no_member_of_its_own_stamp(spool: Path, name: str) -> None:
+    """The one that stands last is the one that counts for who reads it."""
+    async with journal_in(spool) as journal:
+        with pytest.raises(Refused) as refused:
+            await journal.append(permit(**{name: "forged"}))
+        assert refused.value.code is Code.AUDIT_UNAVAILABLE
+    assert names(spool) == []
+
+
 async def test_audit_04_a_forged_instance_does_not_drive_the_verifiers_terminal(tmp_path: Path) -> None:
     dump = tmp_path / "dump.jsonl"
     dump.write_bytes(orjson.dumps({"instance": "\x1b[2J", "seq": 1, "prev": "0" * 64}))
@@ -1134,6 +1146,18 @@ def test_audit_07_the_same_secret_has_another_name_under_another_salt() -> None:
         other.of(uri).resource_ref,
         other.of(uri).parent_ref,
     }
+
+
+def test_audit_07_a_name_is_the_whole_hmac_sha256_of_the_canonical_uri() -> None:
+    """Of fewer bits two secrets could have one name; with another key, or none, a name could be guessed from a path."""
+    salt = b"salt-salt-salt-salt"
+    names = ResourceRefs("acme", salt).of(SecretUri("openbao", "kv2", "secret", ("app", "db"), "password", 3))
+
+    def name_of(uri: bytes) -> str:
+        return base64.urlsafe_b64encode(hmac.new(salt, uri, "sha256").digest()).decode().rstrip("=")
+
+    assert names.resource_ref == name_of(b"openbao+kv2://secret/app/db#password")
+    assert names.parent_ref == name_of(b"openbao+kv2://secret/app/db")
 
 
 def test_audit_07_a_name_tells_neither_path_nor_salt_and_versions_share_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.audit.chain import GENESIS, Verifier, link
+from sidecar.audit.chain import GENESIS, Break, Verifier, link
 from sidecar.audit.record import Event
 from sidecar.audit.stamping import Tip
 from tests.audit.chains import INSTANCE, OTHER, body, chained, first_break, placed, run
@@ -113,25 +113,32 @@ def test_a_missing_head_is_found(kept: int) -> None:
     assert "AUDIT_TRUNCATED" in found.reason
 
 
-def test_a_head_that_an_audit_truncated_covers_is_no_break() -> None:
-    cut = {"through_seq": 3, "through_hash": link(RECORDS[2])}
-    head = [*RECORDS[:5], *chained([body(Event.AUDIT_TRUNCATED, cut)], tip=tip_of(RECORDS[:5]))]
-    assert first_break(head[3:]) is None
+def cut_to(kept: int, cut: dict[str, object]) -> Break | None:
+    """What is found where the first records are gone, and a sixth says what was cut."""
+    records = [*RECORDS[:5], *chained([body(Event.AUDIT_TRUNCATED, cut)], tip=tip_of(RECORDS[:5]))]
+    return first_break(records[kept:])
+
+
+@pytest.mark.parametrize("kept", [3, 1, 0])
+def test_a_head_that_an_audit_truncated_covers_is_no_break(kept: int) -> None:
+    """Also where less was dropped than it says: it is written first."""
+    assert cut_to(kept, {"through_seq": 3, "through_hash": link(RECORDS[2])}) is None
 
 
 @pytest.mark.parametrize(
-    "cut",
+    ("kept", "cut"),
     [
-        {"through_seq": 2, "through_hash": link(RECORDS[1])},
-        {"through_seq": 3, "through_hash": "0" * 64},
-        {"through_seq": True, "through_hash": link(RECORDS[2])},
-        {"through_seq": "3", "through_hash": link(RECORDS[2])},
-        {},
+        (3, {"through_seq": 2, "through_hash": link(RECORDS[1])}),
+        (3, {"through_seq": 3, "through_hash": "0" * 64}),
+        (3, {"through_seq": "3", "through_hash": link(RECORDS[2])}),
+        (1, {"through_seq": True, "through_hash": link(RECORDS[0])}),
+        (3, {}),
     ],
 )
-def test_an_audit_truncated_that_does_not_cover_the_head_excuses_nothing(cut: dict[str, object]) -> None:
-    records = [*RECORDS[:5], *chained([body(Event.AUDIT_TRUNCATED, cut)], tip=tip_of(RECORDS[:5]))]
-    assert first_break(records[3:]) is not None
+def test_an_audit_truncated_that_does_not_cover_the_head_excuses_nothing(kept: int, cut: dict[str, object]) -> None:
+    found = cut_to(kept, cut)
+    assert found is not None
+    assert "no AUDIT_TRUNCATED covers" in found.reason
 
 
 def test_a_redelivered_record_is_counted_where_that_is_allowed_and_a_different_one_never_is() -> None:
@@ -152,28 +159,42 @@ def test_a_later_start_is_taken_where_that_is_allowed() -> None:
     assert verifier.finish() is None
 
 
+def placed_as(instance: str = '"a"', seq: str = "1", prev: str = GENESIS) -> bytes:
+    """A start as it must be, but for one member."""
+    return f'{{"instance":{instance},"seq":{seq},"prev":"{prev}","event":"AUDIT_START"}}'.encode()
+
+
+def test_a_start_as_it_must_be_is_no_break() -> None:
+    assert first_break([placed_as()]) is None
+
+
 @pytest.mark.parametrize(
-    "record",
+    ("record", "why"),
     [
-        b"",
-        b"null",
-        b"[]",
-        b"{",
-        b"{}",
-        b'{"instance":1,"seq":1,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a b","seq":1,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a\\u001b[2J","seq":1,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a","seq":0,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a","seq":true,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a","seq":1.0,"prev":"%s"}' % (b"0" * 64),
-        b'{"instance":"a","seq":1,"prev":"%s"}' % (b"0" * 63),
-        b'{"instance":"a","seq":1,"prev":"%s"}' % (b"F" * 64),
-        b'{"instance":"a","seq":1,"prev":"%s"}' % (b"f" * 64),
-        b"[" * 100_000,
+        (b"", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"{", "not a JSON object"),
+        (b"[" * 100_000, "not a JSON object"),
+        (b"{}", "instance"),
+        (placed_as(instance="1"), "instance"),
+        (placed_as(instance='"a b"'), "instance"),
+        (placed_as(instance='"a\\u001b[2J"'), "instance"),
+        (placed_as(instance='"a\\n"'), "instance"),
+        (placed_as(seq="0"), "seq"),
+        (placed_as(seq="-1"), "seq"),
+        (placed_as(seq="true"), "seq"),
+        (placed_as(seq="1.0"), "seq"),
+        (placed_as(seq=str(2**70)), "seq"),
+        (placed_as(prev="0" * 63), "not a SHA-256"),
+        (placed_as(prev="F" * 64), "not a SHA-256"),
+        (placed_as(prev="f" * 64), "not 64 zeros"),
     ],
 )
-def test_what_is_no_record_is_a_break(record: bytes) -> None:
-    assert first_break([record]) is not None
+def test_what_is_no_record_is_a_break(record: bytes, why: str) -> None:
+    found = first_break([record])
+    assert found is not None
+    assert why in found.reason
 
 
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda x: repr(x).encode()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import unicodedata
 from pathlib import Path
 
 import orjson
@@ -16,6 +17,16 @@ from sidecar.audit.record import ResourceRefs
 from sidecar.surface.secret_uri import SecretUri
 from tests.audit.chains import OTHER, run
 from tests.audit.spools import journal_in, permit, segments, verified
+
+
+def drives_a_terminal(character: str) -> bool:
+    """Controls, line and paragraph separators, and what turns the direction of the text behind it (UAX 9)."""
+    turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    return (
+        unicodedata.category(character) in {"Cc", "Zl", "Zp"}
+        or unicodedata.bidirectional(character) in turning
+        or character in "\u061c\u200e\u200f"
+    )
 
 
 class Terminal(io.StringIO):
@@ -89,14 +100,15 @@ async def test_cat_prints_the_exact_bytes(tmp_path: Path) -> None:
 
 
 async def test_cat_on_a_terminal_escapes_what_would_drive_it(tmp_path: Path) -> None:
-    name = "\x1b[2J\x9b2J\x7f\u202e\u2028é"
+    name = "".join(filter(drives_a_terminal, map(chr, range(0x10000)))) + "é"
+    assert len(name) > 70
     async with journal_in(tmp_path / "spool") as journal:
         await journal.append(permit(name))
     out = Terminal()
     assert cat([tmp_path / "spool"], out) == 0
     printed = out.getvalue().split("\n")
     assert len(printed) == 4
-    assert all(character.isprintable() for line in printed for character in line)
+    assert not any(map(drives_a_terminal, "".join(printed)))
     assert orjson.loads(printed[1])["correlation_id"] == name
 
 

@@ -79,7 +79,9 @@ def test_a_new_salt_is_used_at_once_though_references_are_remembered() -> None:
     assert refs.of(URI) != before
     with pytest.raises(ValueError, match="16 bytes"):
         refs.use([b"short"])
-    assert refs.of(URI).ref_key_id == ResourceRefs("acme", NEW.encode()).key_id
+    other = SecretUri("openbao", "kv2", "secret", ("other",))
+    for uri in (URI, other):  # one is remembered, one is not
+        assert refs.of(uri) == ResourceRefs("acme", NEW.encode()).of(uri)
 
 
 @pytest.mark.real
