@@ -39,6 +39,7 @@ _LOOK_SECONDS: Final = 1.0
 _BATCH_BYTES: Final = CHUNK_BYTES * 3 // 2  # of records; a chunk is one batch where the topic takes it
 _MAX_BATCH_BYTES: Final = 900_000  # with keys and headers; a broker takes no more than 1 MiB by default
 _NO_TIME: Final = -1  # Kafka's NO_TIMESTAMP
+_TIMELESS_SECONDS: Final = 10.0  # after a time was refused, before one is told again
 _MAX_CLUSTER_ID: Final = 100  # characters; Kafka's own have 22
 
 _log = structlog.get_logger("audit.kafka")
@@ -103,7 +104,7 @@ class Producer:
         self._say = say
         self._producer: AIOKafkaProducer | None = None
         self._batch_bytes = _BATCH_BYTES
-        self._timeless_through = 0
+        self._timeless_until = 0.0
         self._credentials: object = None
         self._credentials_at = 0.0
         self._causes: list[BaseException] = []
@@ -149,13 +150,21 @@ class Producer:
         if self._sends_to != (outgoing.topic, partition):
             self._sends_to = TopicPartition(outgoing.topic, partition)
             self._leader = producer.client.cluster.leader_for_partition(self._sends_to)
+        timeless = asyncio.get_running_loop().time() < self._timeless_until
         batch, count, size = producer.create_batch(), 0, 0
         for message in outgoing.messages[outgoing.sent :]:
             value = message.value
             if count and size + len(value) > self._batch_bytes:
                 break
-            millis = message.millis if message.seq > self._timeless_through else _NO_TIME
-            if batch.append(timestamp=millis, key=self._key, value=value, headers=message.headers) is None:
+            if (
+                batch.append(
+                    timestamp=_NO_TIME if timeless else message.millis,
+                    key=self._key,
+                    value=value,
+                    headers=message.headers,
+                )
+                is None
+            ):
                 break
             size += len(value)
             count += 1
@@ -174,11 +183,11 @@ class Producer:
         except InvalidTimestampError as error:
             # Our clock was, or is, ahead: from Kafka 4.0 on a broker takes no time more than an hour from now. Waiting
             # for that could take years.
-            last = max(message.seq for message in outgoing.messages[outgoing.sent : outgoing.sent + count])
-            if last <= self._timeless_through:
+            if timeless:
                 raise
-            self._timeless_through = last
-            _log.warning("kafka refuses the times of records; they are sent without, and keep their ts", through=last)
+            self._timeless_until = asyncio.get_running_loop().time() + _TIMELESS_SECONDS
+            AUDIT_KAFKA_ERRORS.labels("time_refused").inc()
+            _log.warning("kafka refuses the time of a record; for a while they are sent without, but for their own ts")
             raise SendOtherwiseError from error
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:

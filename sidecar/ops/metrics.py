@@ -98,7 +98,8 @@ AUDIT_OLDEST_SECONDS: Final = Gauge(
 )
 KAFKA_REASONS: Final = (
     *("no_broker", "no_answer", "topic_missing", "topic_replaced"),
-    *("not_authorized", "record_too_large", "credentials", "certificate", "leader_moved", "other"),
+    *("not_authorized", "record_too_large", "credentials", "certificate"),
+    *("time_refused", "leader_moved", "other"),
 )
 AUDIT_KAFKA_ERRORS: Final = Counter(
     "sidecar_audit_kafka_errors",
