@@ -1198,12 +1198,23 @@ def test_audit_08_no_metric_takes_a_label_from_what_a_caller_sends(
     """However many paths, subjects, methods and ids are tried: the series stay those of the first of each kind."""
     overrides = {"identity": {"binding": "preferred"}, "anti_replay": {"unbound_token": "off"}}
 
+    def bearer(token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
     def tried(process: SidecarProcess, word: str) -> set[str]:
         for subject in ("endless", word):
             token = issuer.token(sub=subject)
-            for method, path in (("GET", f"secret/data/{word}"), ("GET", f"{word}/x"), (word.upper(), "secret/data/a")):
-                headers = {"X-Vault-Token": token, "X-Correlation-ID": f"{word}-{word}", "X-Vault-Namespace": ""}
-                requests.request(method, f"{process.url}/v1/{path}", headers=headers, timeout=30)
+            others = {"X-Correlation-ID": f"{word}-{word}", "X-Vault-Namespace": ""}
+            by_path = {"X-Vault-Token": token, **others}
+            for method, path, headers in (
+                ("GET", f"/v1/secret/data/{word}", by_path),
+                ("GET", f"/v1/{word}/x", by_path),
+                ("GET", "/v1/secret/data/a", by_path | {"X-Vault-Namespace": word}),
+                (word.upper(), "/v1/secret/data/a", by_path),
+                ("GET", f"/api/secrets/value?uri=openbao%2Bkv2://secret/{word}", others | bearer(token)),
+                ("GET", f"/api/secrets/{word}", others | bearer(token)),
+            ):
+                requests.request(method, f"{process.url}{path}", headers=headers, timeout=30)
         process.get("/v1/secret/data/a", word)
         return {line.rpartition(" ")[0] for line in process.metrics().splitlines() if line.startswith("sidecar_")}
 
