@@ -1178,12 +1178,17 @@ def test_audit_07_a_short_salt_is_refused() -> None:
         ResourceRefs("acme", b"short")
 
 
-def test_audit_07_without_a_salt_the_sidecar_does_not_start(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text("tenant: {id: acme, allowed_mounts: [secret]}\n")
-    with pytest.raises(ConfigError) as refused:
-        load(file, {})
-    assert "tenant.salt" in {problem.key for problem in refused.value.problems}
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"short\n"], ids=["missing", "empty", "blank", "short"])
+def test_audit_07_without_a_salt_the_sidecar_does_not_start(tmp_path: Path, content: bytes | None) -> None:
+    """Neither where none is named, nor where its file holds none."""
+    file, salts = tmp_path / "config.yaml", tmp_path / "salts"
+    if content is not None:
+        salts.write_bytes(content)
+    for salt, key in (("", "tenant.salt"), (f", salt_file: {salts}", "tenant.salt_file")):
+        file.write_text(f"tenant: {{id: acme, allowed_mounts: [secret]{salt}}}\n")
+        with pytest.raises(ConfigError) as refused:
+            load(file, {})
+        assert key in {problem.key for problem in refused.value.problems}
 
 
 # -- 08: the operations listener from elsewhere; labels that callers choose (more in tests/ops/test_debug.py) ----------
