@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -41,7 +42,15 @@ class _Members(msgspec.Struct, gc=False):
     notifications: Any = None
 
 
-_members: Final = msgspec.json.Decoder(_Members).decode
+_decode: Final = msgspec.json.Decoder(_Members).decode
+
+
+def _members(record: bytes) -> _Members:
+    """Raises ValueError (every error of msgspec is one), RecursionError."""
+    if len(record) > _LARGEST:
+        raise ValueError("larger than any record of ours")
+    # What msgspec skips it does not look at closely: whether it is UTF-8, say.
+    return _decode(record if record.isascii() else record.decode())
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +110,7 @@ class Messages:
         self._lines: Iterator[Line] = iter(())
         self._read_seq = 0
         self._begun = False
+        self._faulty: Path | None = None
         self._second = ""
         self._second_millis = 0
         self.missing = ""
@@ -158,15 +168,16 @@ class Messages:
         for line in lines:
             record = line.record
             try:
-                # What msgspec skips it does not look at closely: whether it is UTF-8, say.
-                members = _members(record if record.isascii() else record.decode())
+                members = _members(record)
                 seq, ts, ref = members.seq, members.ts, members.resource_ref
                 millis = int(ts[20:23]) + (self._second_millis if ts[:19] == self._second else self._begin_second(ts))
-                ours = 0 < seq <= newest and len(record) <= _LARGEST
-            except (ValueError, RecursionError):  # every error of msgspec is a ValueError
+                ours = 0 < seq <= newest
+            except (ValueError, RecursionError):
                 ours = False
             if not ours:
-                self._say_missing(f"{line.path.name} line {line.number} cannot be read")
+                if line.path != self._faulty:  # whose other lines `audit verify` tells: there may be millions
+                    self._faulty = line.path
+                    self._say_missing(f"{line.path.name} line {line.number} cannot be read")
                 continue
             if seq <= self._read_seq and not self._begun:
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
@@ -260,16 +261,26 @@ async def test_smaller_batches_are_sent_where_the_topic_takes_no_larger(topics: 
     assert await topics.permits() == [str(n) for n in range(200)]
 
 
-async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(topics: Topics, spool: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [lambda raw: raw.replace(b'"a"', b'"x"'), lambda raw: b"\n" * len(raw)],
+    ids=["one-byte", "nothing-but-newlines"],
+)
+async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(
+    topics: Topics, spool: Path, how: Callable[[bytes], bytes]
+) -> None:
+    """However many there are, it is not said of each."""
     await topics.create()
     async with journal_in(spool, segment_bytes=600) as journal:
         for name in ("a", "b", "c", "d"):
             await journal.append(permit(name))
         damaged = segments(spool)[0]
-        damaged.write_bytes(damaged.read_bytes().replace(b'"a"', b'"x"'))
-        async with shipping(journal, topics.config()) as shipper:
-            await caught_up(journal, shipper)
-            assert "sidecar audit verify" in shipper.status().warning
+        damaged.write_bytes(how(damaged.read_bytes()))
+        with structlog.testing.capture_logs() as said:
+            async with shipping(journal, topics.config()) as shipper:
+                await caught_up(journal, shipper)
+                assert "sidecar audit verify" in shipper.status().warning
+        assert len([entry for entry in said if entry["log_level"] == "error"]) == 2  # the line, and the gap it leaves
         assert damaged.exists()
     assert await topics.permits() == ["b", "c", "d"]
 
