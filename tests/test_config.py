@@ -224,6 +224,12 @@ def test_the_documented_environment_names_override_the_file(tmp_path: Path) -> N
     assert config.audit.kafka.topic_prefix == "pfx"
 
 
+@pytest.mark.parametrize("prefix", ["crud audit", "crud/audit", "crüd", "a\nb", "x" * 230])
+def test_a_prefix_that_gives_no_topics_is_refused(tmp_path: Path, prefix: str) -> None:
+    tree = with_(minimal(tmp_path), "audit.kafka", {"bootstrap_servers": "127.0.0.1:9092", "topic_prefix": prefix})
+    assert problems(tmp_path, tree) == {"audit.kafka.topic_prefix": "gives no topics' names"}
+
+
 def test_a_service_of_the_namespace_configures_nothing(tmp_path: Path) -> None:
     """Kubernetes puts each Service's variables into every container, unless the pod says otherwise; what is named alike
     and is no Service's counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.real.database import Database
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -118,6 +120,30 @@ def test_a_restart_forgets_no_holder_whatever_its_key(house: SidecarProcess, dat
         client(house, "other").sys.renew_lease(second["lease_id"])
     house.hvac().sys.revoke_lease(second["lease_id"])
     assert house.verify() == 0
+
+
+def test_the_salts_are_rotated_and_no_holder_is_forgotten(
+    tmp_path: Path, house: SidecarProcess, openbao: OpenBao, issuer: Issuer
+) -> None:
+    """SIGHUP takes up the new salt: what is held from then on needs no earlier one after a restart."""
+    salts = tmp_path / "salts"
+    salts.write_text(f"{'a' * 32}\n")
+    tenant = {"allowed_mounts": ["db"], "salt": None, "salt_file": str(salts)}
+    process = SidecarProcess(tmp_path / "sidecar", openbao, issuer, {"mounts": MOUNTS, "tenant": tenant})
+    (process.policies / "policies.cedar").write_text(POLICY)
+    with process:
+        earlier = credentials(process)["lease_id"]
+        salts.write_text(f"{'b' * 32}\n{'a' * 32}\n")
+        running = process.process
+        assert running is not None
+        running.send_signal(signal.SIGHUP)
+        wait_until(lambda: '"reloaded"' in process.log.read_text())
+        client(process).sys.renew_lease(earlier)
+        later = credentials(process)["lease_id"]
+        process.terminate()
+        salts.write_text(f"{'b' * 32}\n")
+        process.start()
+        client(process).sys.revoke_lease(later)
 
 
 def test_a_certificate_is_revoked_by_the_caller_that_it_was_issued_to(house: SidecarProcess, openbao: OpenBao) -> None:

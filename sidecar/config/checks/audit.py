@@ -8,7 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from sidecar.config.checks.places import check_files, is_loopback
+from sidecar.config.checks.places import check_files, is_loopback, is_topic
 from sidecar.config.problems import Problem
 from sidecar.config.tree import Config, Environment
 
@@ -23,6 +23,8 @@ def check_audit(config: Config) -> list[Problem]:
         )
     if kafka.bootstrap_servers is None:
         return found
+    if not is_topic(f"{kafka.topic_prefix}.secrets.notifications"):
+        found.append(Problem("audit.kafka.topic_prefix", "gives no topics' names", "use letters, digits, . _ -"))
     if config.audit.retention_mib:
         found.append(
             Problem("audit.retention_mib", "is for a spool without Kafka, which drops what it sent", "remove one")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from sidecar.config.checks.places import check_files, check_url
+from sidecar.config.checks.places import check_files, check_url, is_topic
 from sidecar.config.problems import Problem
 from sidecar.config.tree import Authzen, Cedar, Config, Environment
 
@@ -56,7 +54,7 @@ def check_revocations(config: Config) -> list[Problem]:
     """Where revocations come from."""
     topic = config.revocations.topic
     found: list[Problem] = []
-    if topic and (topic in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic)):
+    if topic and not is_topic(topic):
         found.append(Problem("revocations.topic", "is not a topic's name", "use letters, digits, . _ -"))
     if topic and config.audit.kafka.bootstrap_servers is None:
         found.append(

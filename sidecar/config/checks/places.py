@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,6 +60,11 @@ def check_node(key: str, address: str, config: Config) -> list[Problem]:
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         return [Problem(key, "has a path or a query", "write https://host[:port] only")]
     return bad_url
+
+
+def is_topic(name: str) -> bool:
+    """Whether Kafka takes this for a topic's name."""
+    return name not in (".", "..") and re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) is not None
 
 
 def check_files(pairs: dict[str, Path | None]) -> list[Problem]:
