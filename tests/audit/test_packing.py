@@ -48,11 +48,21 @@ def plain(spool: Path) -> list[Path]:
     return sorted(spool.glob("*.segment"))
 
 
+def on_disk(spool: Path) -> int:
+    return sum(path.stat().st_size for path in (*packed(spool), *plain(spool)))
+
+
+async def packed_and_counted(journal: Journal) -> None:
+    """Returns once all but the last segment are compressed, and their bytes counted."""
+    await until(lambda: len(plain(journal.directory)) == 1, "closed segments to be compressed")
+    await until(lambda: journal.status().spool_bytes == on_disk(journal.directory), "the bytes on disk to be counted")
+
+
 async def filled(journal: Journal, count: int = 60) -> list[str]:
     """Enough records for several segments; returns once all but the last are compressed."""
     for n in range(count):
         await journal.append(permit(str(n)))
-    await until(lambda: len(plain(journal.directory)) == 1, "closed segments to be compressed")
+    await packed_and_counted(journal)
     return [str(n) for n in range(count)]
 
 
@@ -60,7 +70,7 @@ async def test_closed_segments_are_compressed_and_read_as_before(spool: Path) ->
     async with journal_in(spool, segment_bytes=2_000) as journal:
         written = await filled(journal)
         assert len(packed(spool)) > 5
-        assert journal.status().spool_bytes == sum(path.stat().st_size for path in (*packed(spool), *plain(spool)))
+        assert journal.status().spool_bytes == on_disk(spool)
     assert names(spool) == written
     assert verified(spool)[0] == 0
     assert verified(*packed(spool), *plain(spool))[0] == 0
@@ -343,10 +353,8 @@ async def test_retention_and_max_spool_count_the_bytes_on_disk(spool: Path) -> N
             await journal.append(permit(str(n)))
             if n % 20 == 0:
                 await until(lambda: len(plain(spool)) <= 2, "compression to keep up")
-        await until(lambda: len(plain(spool)) == 1, "compression to be done")
-        used = sum(path.stat().st_size for path in (*packed(spool), *plain(spool)))
-        await until(lambda: journal.status().spool_bytes == used, "the last compressed segment to be counted")
-        assert used <= 26_000
+        await packed_and_counted(journal)
+        assert on_disk(spool) <= 26_000
     kept = names(spool)
     assert len(kept) > 90, "compressed segments hold more than plain ones could"
     assert kept[-1] == "399"
