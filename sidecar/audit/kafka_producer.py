@@ -153,18 +153,10 @@ class Producer:
         timeless = asyncio.get_running_loop().time() < self._timeless_until
         batch, count, size = producer.create_batch(), 0, 0
         for message in outgoing.messages[outgoing.sent :]:
-            value = message.value
+            value, millis = message.value, _NO_TIME if timeless else message.millis
             if count and size + len(value) > self._batch_bytes:
                 break
-            if (
-                batch.append(
-                    timestamp=_NO_TIME if timeless else message.millis,
-                    key=self._key,
-                    value=value,
-                    headers=message.headers,
-                )
-                is None
-            ):
+            if batch.append(timestamp=millis, key=self._key, value=value, headers=message.headers) is None:
                 break
             size += len(value)
             count += 1

@@ -285,6 +285,16 @@ async def test_a_damaged_line_is_said_the_others_are_sent_and_it_is_kept(
     assert await topics.permits() == ["b", "c", "d"]
 
 
+def reads_as(monkeypatch: pytest.MonkeyPatch, other: Callable[[bytes], bytes]) -> None:
+    """The shipper finds other records in the spool than were written there."""
+    real = Messages._read_lines
+
+    def read(self: Messages) -> list[Line]:
+        return [msgspec.structs.replace(line, record=other(line.record)) for line in real(self)]
+
+    monkeypatch.setattr(Messages, "_read_lines", read)
+
+
 @pytest.mark.parametrize(
     "instead",
     [
@@ -309,12 +319,7 @@ async def test_what_is_no_record_of_ours_holds_up_none_behind_it(
     topics: Topics, spool: Path, monkeypatch: pytest.MonkeyPatch, instead: bytes
 ) -> None:
     await topics.create()
-    real = Messages._read_lines
-
-    def read(self: Messages) -> list[Line]:
-        return [msgspec.structs.replace(line, record=instead) if b'"b"' in line.record else line for line in real(self)]
-
-    monkeypatch.setattr(Messages, "_read_lines", read)
+    reads_as(monkeypatch, lambda record: instead if b'"b"' in record else record)
     async with journal_in(spool) as journal:
         for name in ("a", "b", "c"):
             await journal.append(permit(name))
@@ -331,15 +336,7 @@ async def test_a_record_under_another_seq_withholds_none_behind_it(
 ) -> None:
     """What stands in the spool is sent as it stands there; the chain tells."""
     await topics.create()
-    real = Messages._read_lines
-
-    def read(self: Messages) -> list[Line]:
-        return [
-            msgspec.structs.replace(line, record=line.record.replace(b'"seq":3,', f'"seq":{seq},'.encode()))
-            for line in real(self)
-        ]
-
-    monkeypatch.setattr(Messages, "_read_lines", read)
+    reads_as(monkeypatch, lambda record: record.replace(b'"seq":3,', f'"seq":{seq},'.encode()))
     async with journal_in(spool) as journal:
         for name in ("a", "b", "c", "d", "e"):
             await journal.append(permit(name))
