@@ -21,6 +21,7 @@ from sidecar.upstream.headers import RELEASED, SENT
 from tests.real.openbao import OpenBao
 from tests.real.sidecar import SidecarProcess
 from tests.support.tokens import Issuer
+from tests.support.waiting import wait_until
 from tests.upstream.raw_server import Exchange, RawServer, answer
 
 pytestmark = pytest.mark.real
@@ -114,12 +115,14 @@ class House:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
         """One request of an authenticated caller; it follows no redirect."""
+        self._wait_for_relay()
         given = {"X-Vault-Token": self.token, **(headers or {})}
         url = self.sidecar.url + path
         return requests.request(method, url, data=body, headers=given, timeout=30, allow_redirects=False)
 
     def raw(self, path: str) -> tuple[bytes, bytes]:
         """The head and all bytes behind it until the sidecar closes."""
+        self._wait_for_relay()
         lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self.sidecar.port}", f"X-Vault-Token: {self.token}")
         received = b""
         with socket.create_connection(("127.0.0.1", self.sidecar.port), timeout=30) as connection:
@@ -128,6 +131,10 @@ class House:
                 received += piece
         first, _, rest = received.partition(b"\r\n\r\n")
         return first, rest
+
+    def _wait_for_relay(self) -> None:
+        """The relay closes each connection behind its answer, unannounced: so what is asked meanwhile may be lost."""
+        wait_until(lambda: not self.relay.open_connections, "the relay has closed what it answered on")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def test_credentials_outlive_the_login_s_max_ttl_a_restart_and_the_end(
     assert database.takes(*user)
     (keeper,) = accessors(openbao, "auth/token/create/lease-maker")
     handed_over = renewed_at(openbao, keeper)
+    wait_until(lambda: time.time() >= handed_over + 1, "OpenBao tells renewals apart, by whole seconds")
     process.start()
     wait_until(lambda: renewed_at(openbao, keeper) > handed_over, "the old token is kept by the new sidecar")
     assert database.takes(*user)

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import hvac
 import pytest
@@ -59,6 +59,8 @@ permit (principal == Workload::"endless", action, resource in Mount::"secret");
 class SidecarProcess:
     """One running sidecar. `overrides` is merged into its configuration, section by section; `program` is what Python
     is to run, `environment` what it finds beside the usual variables."""
+
+    started: ClassVar[set[SidecarProcess]] = set()
 
     def __init__(
         self,
@@ -110,6 +112,7 @@ class SidecarProcess:
     def start(self, *, wait: bool = True) -> None:
         """Starts it and waits for `/readyz`."""
         assert self.process is None, "it runs already"
+        SidecarProcess.started.add(self)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -147,12 +150,14 @@ class SidecarProcess:
         """SIGTERM; returns the exit status."""
         process, self.process = self.process, None
         assert process is not None
+        SidecarProcess.started.discard(self)
         process.send_signal(signal.SIGTERM)
         return process.wait(40)
 
     def kill(self) -> None:
         """kill -9."""
         process, self.process = self.process, None
+        SidecarProcess.started.discard(self)
         if process is not None:
             process.kill()
             process.wait()
@@ -245,3 +250,14 @@ def unbound_sidecar(
 
 
 __all__ = ["AUDIENCE", "SidecarProcess", "issuer", "sidecar", "unbound_sidecar"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """What a test began and did not end, since it failed, ends with it: the next ones share its OpenBao."""
+    before = set(SidecarProcess.started)
+    try:
+        yield
+    finally:
+        for left in SidecarProcess.started - before:
+            left.kill()
