@@ -1,4 +1,8 @@
-"""Between the event loop and the journal's thread: who waits for what, handed over a turn of the loop at a time."""
+"""Between the event loop and the journal's thread: who waits for what, and when it is handed over.
+
+What is ready in the same turn of the loop goes together, as waking the thread costs more than a record does; and what
+comes while the journal rests (`Rest`).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from time import process_time
 from typing import Final
 
+from sidecar.audit.resting import Rest
 from sidecar.audit.stamping import STAMP_BYTES, Body
 from sidecar.errors import Code, Refused
 
 _MAX_TOGETHER: Final = 256  # records handed over at once, and refused at once where they do not fit
+_MIN_REST_SECONDS: Final = 0.001  # a timer knows no shorter time
 
 Command = Callable[[], Refused | None]
 """What the journal's thread does besides writing; returns why it could not."""
@@ -25,8 +32,8 @@ def unavailable(detail: str) -> Refused:
 
 @dataclass(slots=True)
 class Entry:
-    """What becomes durable together: the records of one turn of the event loop with those who wait for them; or a
-    command, or the end, which stand alone. `since` in the loop's seconds; no stamped record takes more of `size`."""
+    """What becomes durable together: records with those who wait for them; or a command, or the end, which
+    stand alone. `since` in the loop's seconds; no stamped record takes more of `size`."""
 
     since: float
     command: Command | None = None
@@ -45,6 +52,8 @@ class Handover:
         self._queue: SimpleQueue[Entry] = SimpleQueue()
         self._outstanding: deque[Entry] = deque()
         self._open: Entry | None = None
+        self._rest = Rest(process_time())
+        self._rest_until = 0.0
         self.waiting = 0
         """How many callers wait."""
 
@@ -53,9 +62,10 @@ class Handover:
         entry = self._open
         if entry is None:
             entry = self._open = self._new(Entry(self._loop.time()))
-            # What else is ready to run in this turn of the loop comes along: waking the thread costs more than a
-            # record does.
-            self._loop.call_soon(self._hand_over, entry)
+            if (rest := self._rest_until - entry.since) >= _MIN_REST_SECONDS:
+                self._loop.call_later(rest, self._hand_over, entry)
+            else:
+                self._loop.call_soon(self._hand_over, entry)
         future = self._loop.create_future()
         self.waiting += 1
         entry.futures.append(future)
@@ -90,6 +100,7 @@ class Handover:
     def _hand_over(self, entry: Entry) -> None:
         if self._open is entry:
             self._open = None
+            self._rest_until = self._loop.time() + self._rest.after(len(entry.bodies), process_time())
             self._queue.put(entry)
 
     def take(self, timeout: float | None) -> list[Entry]:

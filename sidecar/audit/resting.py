@@ -24,7 +24,7 @@ class Rest:
         self._each = _LEAST_SECONDS
 
     def after(self, count: int, cpu: float) -> float:
-        """Seconds from the beginning of a batch of so many records to that of the next. Who writes alone is not kept
+        """Seconds from the handing over of so many records to that of the next ones. Who writes alone is not kept
         waiting."""
         if count:
             each = min(max((cpu - self._cpu) / count, _LEAST_SECONDS), _MOST_SECONDS)

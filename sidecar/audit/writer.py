@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from time import monotonic, process_time, sleep
 from typing import Any, Final
 
 import orjson
@@ -20,7 +19,6 @@ import structlog
 from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.handover import Entry, Handover, unavailable
 from sidecar.audit.record import Event
-from sidecar.audit.resting import Rest
 from sidecar.audit.spool import Spool, SpoolTamperedError
 from sidecar.audit.stamping import Body, Stamper
 from sidecar.clock import Clock
@@ -32,7 +30,6 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_MIN_REST_SECONDS: Final = 0.001  # a shorter sleep costs more than it saves
 _EVENT: Final = itemgetter(0)
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
@@ -59,8 +56,6 @@ class Writer:
         self._checkpoints = checkpoints
         self._stamper = Stamper(spool.instance, checkpoints.members if checkpoints is not None else None)
         self._started = False
-        self._rest = Rest(process_time())
-        self._rest_until = 0.0
         self._inspect_at = self._retain_at = 0.0
         self._told_through = 0
         self.durable = spool.tip
@@ -100,8 +95,6 @@ class Writer:
 
     def _collect(self) -> list[Entry]:
         """All that is waiting; nothing where nothing came until the disk is to be looked at, or a checkpoint due."""
-        if (rest := self._rest_until - monotonic()) > _MIN_REST_SECONDS:
-            sleep(rest)
         due = self._checkpoints.wait_seconds() if self._checkpoints is not None else None
         checkpoint = None if due is None else max(due, PROBE_SECONDS)
         return self._handover.take(PROBE_SECONDS if self.failure else checkpoint)
@@ -116,7 +109,6 @@ class Writer:
                 continue
             room -= entry.size
             bodies += entry.bodies
-        self._rest_until = monotonic() + self._rest.after(len(bodies), process_time())
         if stop:
             bodies.append((Event.AUDIT_STOP, self._clock.wall(), b"{}"))
         elif self._checkpoints is not None and self._checkpoints.wait_seconds() == 0:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.audit import handover as handover_module
 from sidecar.audit import journal as journal_module
 from sidecar.audit import position
 from sidecar.audit import segments as segments_module
@@ -525,24 +527,69 @@ async def test_a_segment_begun_by_the_probe_is_named_by_the_record_it_will_begin
     assert names(spool)[-2:] == ["9", "after"]
 
 
+class RestingLoop:
+    """Time stands still, and what is to be done later is noted and done at once."""
+
+    def __init__(self) -> None:
+        self.rests: list[float] = []
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return 1_000.0
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
+        self.rests.append(delay)
+        self._loop.call_soon(callback, *args)
+
+
 async def test_only_after_many_records_at_once_the_next_sync_is_put_off_and_never_for_long(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(writer_module, "sleep", rests.append)
-    monkeypatch.setattr(writer_module, "monotonic", lambda: 1_000.0)  # the disk takes no time at all
-    monkeypatch.setattr(writer_module, "process_time", lambda: 1.0)  # nor does anything else
+    monkeypatch.setattr(handover_module, "process_time", lambda: 1.0)  # nothing takes any
     async with journal_in(spool) as journal:
+        loop = RestingLoop()
+        monkeypatch.setattr(journal._handover, "_loop", loop)
         for n in range(9):
             await journal.append(permit(str(n)))
-        assert rests == []
+        assert loop.rests == []
         await asyncio.gather(*(journal.append(permit(str(n))) for n in range(9, 34)))
         await journal.append(permit("34"))
-        assert rests == [pytest.approx(0.0125)]
-        await journal.append_many([permit(str(n)) for n in range(35, 1_035)])
-        await journal.append(permit("1035"))
-        assert rests[1:] == [pytest.approx(0.02)]
-    assert names(spool) == [str(n) for n in range(1_036)]
+        assert loop.rests == [pytest.approx(0.0125)]
+        await journal.append(permit("35"))
+        assert len(loop.rests) == 1
+        await journal.append_many([permit(str(n)) for n in range(36, 1_036)])
+        await journal.append(permit("1036"))
+        assert loop.rests[1:] == [pytest.approx(0.02)]
+        monkeypatch.undo()
+    assert names(spool) == [str(n) for n in range(1_037)]
+
+
+@pytest.mark.parametrize("behind", ["the end", "a command", "many more"])
+async def test_what_waits_for_the_rest_to_be_over_is_written_before_what_is_told_behind_it(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    async with journal_in(spool) as journal:
+        loop = RestingLoop()
+        monkeypatch.setattr(loop, "call_later", lambda *_: None)  # a rest without an end
+        monkeypatch.setattr(journal._handover, "_loop", loop)
+        await asyncio.gather(*(journal.append(permit(str(n))) for n in range(40)))
+        waiting = [asyncio.ensure_future(journal.append(permit(str(n)))) for n in range(40, 43)]
+        await asyncio.wait(waiting, timeout=0.05)
+        assert not any(each.done() for each in waiting)
+        if behind == "the end":
+            await journal.stop()
+        elif behind == "a command":
+            await journal.drop_through(0)
+        else:
+            await journal.append_many([permit(str(n)) for n in range(43, 400)])
+        assert all(each.done() for each in waiting)
+        await asyncio.gather(*waiting)
+        monkeypatch.undo()
+    assert names(spool)[:43] == [str(n) for n in range(43)]
+    assert verified(spool)[0] == 0
 
 
 async def test_the_chain_goes_on_where_it_was_though_telling_of_recovery_fails(
