@@ -362,10 +362,32 @@ def audit_verify(
 
 @audit.command("cat")
 def audit_cat(
-    sources: Sources,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the spool grows.")] = False,
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Spool folders, segments, or files of JSON lines.", exists=True)
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as records come.")] = False,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="From the topic that the configuration names, each record once.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The configuration file (YAML), with --kafka.")
+    ] = None,
 ) -> None:
-    """Print the records as JSON lines, oldest first."""
+    """Print the records as JSON lines, oldest first; from Kafka those of each instance in their order.
+
+    Exit 0, 1 where something could not be read, 2 for what cannot be asked.
+    """
+    if kafka:
+        if sources or config is None:
+            _fail("--kafka takes --config and no files", EXIT_USAGE)
+        loaded = _load(config)
+        if loaded.audit.kafka.bootstrap_servers is None:
+            _fail("audit.kafka: not configured, so there is no topic to read", EXIT_USAGE)
+        from sidecar.analytics.commands import cat as cat_topic
+
+        raise typer.Exit(cat_topic(loaded.audit.kafka, follow=follow, out=sys.stdout, errors=sys.stderr))
+    if not sources or config is not None:
+        _fail("give spool folders or files, or --kafka with --config", EXIT_USAGE)
     from sidecar.audit.commands import cat
 
     raise typer.Exit(cat(sources, follow=follow, out=sys.stdout))

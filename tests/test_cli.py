@@ -186,6 +186,24 @@ def test_policy_test_says_the_decision_and_why(tmp_path: Path, tree: dict[str, A
     assert "Traceback" not in done.stderr
 
 
+def test_audit_cat_takes_files_or_kafka_and_says_so(tmp_path: Path, tree: dict[str, Any]) -> None:
+    path = written(tmp_path, tree)
+    spool = str(tmp_path)
+    for words, said in (
+        ([], "give spool folders or files, or --kafka with --config"),
+        (["--config", path], "give spool folders or files, or --kafka with --config"),
+        ([spool, "--config", path], "give spool folders or files, or --kafka with --config"),
+        (["--kafka"], "--kafka takes --config and no files"),
+        (["--kafka", spool, "--config", path], "--kafka takes --config and no files"),
+        (["--kafka", "--config", path], "audit.kafka: not configured, so there is no topic to read"),
+    ):
+        done = run("audit", "cat", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said + "\n"), words
+    with_(tree, "audit.kafka", {"bootstrap_servers": "127.0.0.1:1", "topic_prefix": "crud"})
+    done = run("audit", "cat", "--kafka", "--config", written(tmp_path, tree))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "crud.secrets.audit: no broker can be reached\n")
+
+
 def test_audit_ref_names_a_secret_as_the_audit_does(tmp_path: Path, tree: dict[str, Any]) -> None:
     path = written(tmp_path, tree)
     done = run("audit", "ref", "openbao+kv2://secret/app/db#key?version=2", "--config", path)

@@ -85,7 +85,7 @@ def cat(
                 faulty = True
                 errors.write(f"{line.path}:{line.number}: {line.fault}\n")
             else:
-                _print_record(line.record, out)
+                print_record(line.record, out)
         out.flush()
     except BrokenPipeError:  # `| head` has seen enough
         return 0
@@ -129,7 +129,8 @@ def _print_chain(chain: Chain, out: TextIO, *, checked: bool) -> None:
         out.write(f"  last run has no AUDIT_STOP: still running, or crashed after seq {chain.seq}\n")
 
 
-def _print_record(record: bytes, out: TextIO) -> None:
+def print_record(record: bytes, out: TextIO) -> None:
+    """One line: the exact bytes, except on a terminal, where control characters that JSON lets stand are escaped."""
     sink: BinaryIO | None = getattr(out, "buffer", None)
     if sink is not None and not out.isatty():
         sink.write(record + b"\n")

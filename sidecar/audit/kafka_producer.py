@@ -73,7 +73,7 @@ _OURS: Final[dict[type[Exception], str]] = {
 }
 
 
-def problem_of(error: BaseException, username: str | None) -> tuple[str, str]:
+def problem_of(error: BaseException, username: str | None, doing: str = "write") -> tuple[str, str]:
     """The metric's `reason` (of a closed set) and what is said of an error. Never a broker's own words: it knows our
     password."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -83,7 +83,7 @@ def problem_of(error: BaseException, username: str | None) -> tuple[str, str]:
     if isinstance(error, SaslAuthenticationFailed):
         return "credentials", f"the broker does not take the password of {username}"
     if isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
-        return "not_authorized", f"the broker does not let {username or 'us'} write ({type(error).__name__})"
+        return "not_authorized", f"the broker does not let {username or 'us'} {doing} ({type(error).__name__})"
     if isinstance(error, (KafkaConnectionError, OSError)):  # a TimeoutError is one too
         return "no_broker", "no broker can be reached"
     for kind, reason in _OURS.items():

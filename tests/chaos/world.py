@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from sidecar.analytics.consumer import Consumer
 from sidecar.audit.record import ResourceRefs
+from sidecar.config import Kafka
 from sidecar.surface.secret_uri import SecretUri
 from tests.audit.disks import SmallDisk
 from tests.audit.spools import verified
@@ -221,17 +222,18 @@ class Chaos:
     async def _judge(self) -> None:
         report, wrong = self.report, self.report.wrong
         values = [message.value for message in await self._kafka.messages(f"{self._prefix}.secrets.audit")]
+        consumer = Consumer(Kafka(bootstrap_servers=self._kafka.plaintext, topic_prefix=self._prefix))
+        delivered = [each async for each in consumer.read(follow=False) if each is not None]
         dump = self._folder / "topic.jsonl"
         dump.write_bytes(b"\n".join(values))
         for name, paths, options in (("topic", [dump], {"allow_repeats": True}), ("spool", [self._spool], {})):
             code, said = verified(*paths, **options)
             if code != 0:
                 wrong.append(f"the {name} does not verify: {said}")
-        once: dict[str, dict[str, Any]] = {}
-        for record in map(orjson.loads, values):
-            once.setdefault(record["event_id"], record)
-        records = list(once.values())
-        report.records, report.redelivered = len(records), len(values) - len(records)
+        records = [orjson.loads(each.record) for each in delivered if not each.fault]
+        report.records, report.redelivered = len(records), consumer.repeats.dropped
+        if len({record["event_id"] for record in records}) + report.redelivered != len(values):
+            wrong.append("the consumer did not read each record once")
         if [record["seq"] for record in records] != list(range(1, len(records) + 1)):
             wrong.append("records are missing or out of order")
         if not records or records[-1]["event"] != "AUDIT_STOP":

@@ -17,11 +17,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 
@@ -37,6 +37,7 @@ OTHER_CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAg"
 READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 60
+_TOPIC, _LITERAL, _ALLOW = 2, 3, 3  # Kafka's ResourceType, PatternType, AclPermissionType
 
 _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -192,39 +193,49 @@ class KafkaBroker:
     async def create_topics(self, *names: str, replicas: Sequence[int] = (), **configs: Any) -> None:
         """Makes topics of two partitions, so that a key's order is worth something. `replicas`: the brokers that have
         them, the leader first."""
-        from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+        from aiokafka.admin import NewTopic
 
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
-        await admin.start()
-        try:
-            places = {number: list(replicas) for number in (0, 1)}
-            size = (-1, -1, places) if replicas else (2, 1, None)
+        places = {number: list(replicas) for number in (0, 1)}
+        size = (-1, -1, places) if replicas else (2, 1, None)
+        async with self._admin() as admin:
             await admin.create_topics([NewTopic(name, *size, configs) for name in names])
-        finally:
-            await admin.close()
 
     async def delete_topics(self, *names: str) -> None:
         """Removes topics with all that stands in them."""
-        from aiokafka.admin import AIOKafkaAdminClient
-
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
-        await admin.start()
-        try:
+        async with self._admin() as admin:
             await admin.delete_topics(list(names))
-        finally:
-            await admin.close()
 
     async def change_topic(self, name: str, **configs: str) -> None:
         """Sets configuration values of a topic."""
-        from aiokafka.admin import AIOKafkaAdminClient
         from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
-        await admin.start()
-        try:
+        async with self._admin() as admin:
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs)])
-        finally:
-            await admin.close()
+
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """So many in all."""
+        from aiokafka.admin import NewPartitions
+
+        async with self._admin() as admin:
+            await admin.create_partitions({topic: NewPartitions(count)})
+
+    async def drop_before(self, topic: str, offset: int) -> None:
+        """As retention would, in the first partition."""
+        from aiokafka import TopicPartition
+        from aiokafka.admin import RecordsToDelete
+
+        async with self._admin() as admin:
+            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(offset)})
+
+    async def allow(self, user: User, operation: Literal["READ", "WRITE"], topic: str) -> None:
+        """An ACL for one topic; either lets the user describe it too. aiokafka has the request and no method for it."""
+        from aiokafka.protocol.admin import CreateAclsRequest
+
+        code = {"READ": 3, "WRITE": 4}[operation]
+        asked = CreateAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user.name}", "*", code, _ALLOW)
+        async with self._admin() as admin:
+            answer = await admin._send_to_controller(asked)
+        assert [code for code, _message in answer.creation_responses] == [0], answer
 
     async def messages(self, topic: str) -> list[Any]:
         """All that stands in a topic now, each partition in its order: aiokafka's ConsumerRecords."""
@@ -254,6 +265,17 @@ class KafkaBroker:
         return tail(self.log)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[Any]:
+        from aiokafka.admin import AIOKafkaAdminClient
+
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:

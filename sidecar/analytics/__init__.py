@@ -1,0 +1,1 @@
+"""The audit, read back from Kafka."""

@@ -1,0 +1,83 @@
+"""What `sidecar audit cat --kafka` does, as a plain function that writes to a stream and returns the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Final, TextIO
+
+from aiokafka.errors import KafkaError
+
+from sidecar.analytics.consumer import Consumer, Delivered, TopicMissingError
+from sidecar.audit.commands import print_record
+from sidecar.audit.kafka_producer import CredentialsUnreadableError, problem_of
+from sidecar.config import Kafka
+from sidecar.kafka_connection import hearing_causes
+
+_AGAIN_SECONDS: Final = 1.0
+
+
+class _ReaderGoneError(Exception):
+    """Nobody reads what is printed any more."""
+
+
+def cat(kafka: Kafka, out: TextIO, errors: TextIO, *, follow: bool = False) -> int:
+    """Prints the records of the audit's topic as JSON lines, each once, those of one instance in their order; with
+    `follow` goes on as they come, over any absence of Kafka.
+
+    Exit 1 where a message is no record, or where Kafka cannot be read.
+    """
+    quiet = logging.getLogger("aiokafka")  # what it has to say is said here, once
+    quiet.addHandler(logging.NullHandler())
+    quiet.propagate = False
+    try:
+        return asyncio.run(_cat(Consumer(kafka), kafka.username, out, errors, follow=follow))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: TextIO, *, follow: bool) -> int:
+    faulty, said = False, ""
+    while True:
+        causes: list[BaseException] = []
+        try:
+            with hearing_causes(causes):
+                async with aclosing(consumer.read(follow=follow)) as messages:
+                    async for delivered in messages:
+                        said = ""
+                        faulty = _print(delivered, out, errors) or faulty
+            _print(None, out, errors)
+            return 1 if faulty else 0
+        except _ReaderGoneError:
+            return 0
+        except (TopicMissingError, CredentialsUnreadableError, KafkaError, OSError) as error:
+            problem = _problem(error, causes, username)
+        if problem != said:
+            errors.write(f"{consumer.topic}: {problem}\n")
+            said = problem
+        if not follow:
+            return 1
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _print(delivered: Delivered | None, out: TextIO, errors: TextIO) -> bool:
+    """Whether it is a fault. With nothing to print, what was printed is sent on its way."""
+    try:
+        if delivered is None:
+            out.flush()
+        elif delivered.fault:
+            errors.write(f"{delivered.place}: {delivered.fault}\n")
+            return True
+        else:
+            print_record(delivered.record, out)
+    except BrokenPipeError:  # `| head` has seen enough; not to be taken for Kafka's connection
+        raise _ReaderGoneError from None
+    return False
+
+
+def _problem(error: Exception, causes: list[BaseException], username: str | None) -> str:
+    if isinstance(error, TopicMissingError):
+        return str(error)
+    cause = causes[-1] if causes and isinstance(error, KafkaError | TimeoutError) else error
+    return problem_of(cause, username, "read")[1]

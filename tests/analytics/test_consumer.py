@@ -1,0 +1,251 @@
+"""`sidecar audit cat --kafka` against a real Kafka: each record once, whatever was delivered, and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from sidecar.analytics import commands
+from sidecar.analytics.commands import cat
+from sidecar.analytics.consumer import Consumer, Delivered
+from sidecar.config import Kafka
+from sidecar.kafka_connection import answered
+from tests.audit.spools import journal_in, permit, verified
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
+from tests.real.kafka import KafkaBroker
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
+    made = Topics(kafka, "read-" + request.node.name.replace("[", "-").replace("]", "").replace(" ", "-")[:150])
+    await made.create()
+    return made
+
+
+async def ship(topics: Topics, spool: Path, count: int = 0, crash: bool = False) -> str:
+    """Writes so many records and has Kafka acknowledge all of the spool; returns the instance. With `crash` it is not
+    noted that Kafka did."""
+    async with journal_in(spool) as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(f"{spool.name}-{number}") for number in range(count)])
+        await caught_up(journal, shipper)
+    if crash:
+        (spool / "kafka.position").unlink()
+    return journal.instance
+
+
+async def send(topics: Topics, *values: bytes | None, partition: int = 0) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=topics.broker.plaintext)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait(topics.audit, value, key=b"somebody", partition=partition)
+    finally:
+        await producer.stop()
+
+
+async def printed(config: Kafka) -> tuple[int, str, str]:
+    """Exit code, what was printed, and what was said of errors."""
+    out, errors = io.StringIO(), io.StringIO()
+    code = await asyncio.to_thread(cat, config, out, errors)
+    return code, out.getvalue(), errors.getvalue()
+
+
+class Following:
+    """Reads on as records come."""
+
+    def __init__(self, config: Kafka) -> None:
+        self.consumer = Consumer(config)
+        self.out, self.errors = io.StringIO(), io.StringIO()
+
+    async def run(self) -> None:
+        await commands._cat(self.consumer, None, self.out, self.errors, follow=True)
+
+    @property
+    def seqs(self) -> list[int]:
+        return [json.loads(line)["seq"] for line in self.out.getvalue().splitlines()]
+
+
+@asynccontextmanager
+async def following(config: Kafka) -> AsyncIterator[Following]:
+    reading = Following(config)
+    task = asyncio.create_task(reading.run())
+    try:
+        yield reading
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_what_was_sent_again_after_a_crash_is_there_once_and_in_order(topics: Topics, tmp_path: Path) -> None:
+    await ship(topics, tmp_path / "spool", 1_500, crash=True)
+    instance = await ship(topics, tmp_path / "spool", 10, crash=True)
+    await ship(topics, tmp_path / "spool")
+    delivered = await topics.values()
+    code, out, errors = await printed(topics.config())
+    assert (code, errors) == (0, "")
+    lines = out.splitlines()
+    assert len(delivered) > 2 * len(lines) > 3_000
+    assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert {json.loads(line)["instance"] for line in lines} == {instance}
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text(out)
+    assert verified(dump)[0] == 0
+    assert {line.encode() for line in lines} == set(delivered)
+
+
+async def test_instances_are_each_in_their_order(topics: Topics, tmp_path: Path) -> None:
+    spools = [tmp_path / name for name in "abcd"]
+    instances = await asyncio.gather(*(ship(topics, spool, 20, crash=True) for spool in spools))
+    await asyncio.gather(*(ship(topics, spool) for spool in spools))
+    assert len({message.partition for message in await topics.broker.messages(topics.audit)}) == 2
+    code, out, _ = await printed(topics.config())
+    assert code == 0
+    for instance in instances:
+        seqs = [record["seq"] for record in map(json.loads, out.splitlines()) if record["instance"] == instance]
+        assert seqs == list(range(1, 24))  # each with two starts, and the end of the first run
+
+
+async def test_it_follows_over_a_broker_s_end_without_a_gap_or_a_repeat(
+    topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(answered, "__defaults__", (3.0,))  # seconds
+    async with journal_in(tmp_path / "spool") as journal, shipping(journal, topics.config()) as shipper:
+        await journal.append_many([permit(str(number)) for number in range(50)])
+        await caught_up(journal, shipper)
+        async with following(topics.config()) as reading:
+            await until(lambda: len(reading.seqs) == 51, "what was there")
+            await journal.append(permit("live"))
+            await until(lambda: len(reading.seqs) == 52, "what came")
+            topics.broker.kill()
+            try:
+                await journal.append(permit("while it is away"))
+                await until(reading.errors.getvalue, "it says so")
+            finally:
+                topics.broker.start()
+            await until(lambda: len(reading.seqs) == 53, "what came meanwhile")
+            assert reading.seqs == list(range(1, 54))
+            assert topics.audit in reading.errors.getvalue()
+
+
+async def test_partitions_that_are_added_are_followed_too(
+    topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.analytics.consumer._LOOK_SECONDS", 0.2)
+    await send(topics, record(1))
+    async with following(topics.config()) as reading:
+        await until(lambda: reading.seqs == [1])
+        await topics.broker.add_partitions(topics.audit, 3)
+        await send(topics, record(2), partition=2)
+        await until(lambda: reading.seqs == [1, 2])
+
+
+def record(seq: int, **more: Any) -> bytes:
+    return orjson.dumps({"event_id": f"id-{seq}", "seq": seq} | more)
+
+
+async def test_what_is_no_record_is_told_by_its_place_and_nothing_of_it_printed(topics: Topics) -> None:
+    bad = [
+        None,
+        b"",
+        b"canary",
+        b'["canary"]',
+        b'{"canary":1}',
+        b'{"event_id":1}',
+        b'{"event_id":"canary"}\n{}',
+        b"\xff",
+    ]
+    await send(topics, record(1), *bad, record(2))
+    code, out, errors = await printed(topics.config())
+    assert code == 1
+    assert out.encode() == record(1) + b"\n" + record(2) + b"\n"
+    assert errors.splitlines() == [
+        f"{topics.audit}/0:{offset}: no record of the audit" for offset in range(1, len(bad) + 1)
+    ]
+
+
+async def test_another_record_under_the_id_of_one_that_came_is_shown(topics: Topics) -> None:
+    await send(topics, record(1), record(1), record(1, forged=True))
+    code, out, _ = await printed(topics.config())
+    assert (code, out.encode()) == (0, record(1) + b"\n" + record(1, forged=True) + b"\n")
+
+
+async def test_what_retention_dropped_is_no_reason_to_wait(topics: Topics) -> None:
+    await send(topics, *(record(number) for number in range(5)))
+    await topics.broker.drop_before(topics.audit, 3)
+    code, out, _ = await printed(topics.config())
+    assert (code, out.encode()) == (0, record(3) + b"\n" + record(4) + b"\n")
+
+
+async def test_it_needs_to_read_its_topic_and_nothing_else(topics: Topics, tmp_path: Path) -> None:
+    await send(topics, record(1))
+    config = secured(topics, tmp_path, topics.broker.powerless)
+    code, out, errors = await printed(config)
+    assert (code, out) == (1, "")
+    assert errors == f"{topics.audit}: topic {topics.audit} is not there, or this user may not see it\n"
+    await topics.broker.allow(topics.broker.powerless, "WRITE", topics.audit)
+    code, out, errors = await printed(config)
+    assert (code, out) == (1, "")
+    assert "does not let mallory read" in errors
+    await topics.broker.allow(topics.broker.powerless, "READ", topics.audit)
+    assert await printed(config) == (0, record(1).decode() + "\n", "")
+
+
+async def test_what_is_in_the_way_is_said(topics: Topics, tmp_path: Path) -> None:
+    user = topics.broker.scram
+    missing = topics.config(topic_prefix="elsewhere")
+    unreadable = secured(topics, tmp_path, user).model_copy(update={"password_file": tmp_path / "none"})
+    foreign = secured(topics, tmp_path, user, ca_file=topics.broker.foreign_ca)
+    for config, said in (
+        (topics.config(bootstrap_servers="127.0.0.1:1"), "no broker can be reached"),
+        (missing, "topic elsewhere.secrets.audit is not there, or this user may not see it"),
+        (unreadable, "FileNotFoundError"),
+        (foreign, "certificate is refused"),
+        (secured(topics, tmp_path, user, "wrong-canary"), "does not take the password of alice"),
+    ):
+        code, out, errors = await printed(config)
+        assert (code, out) == (1, "")
+        assert said in errors
+        assert len(errors.splitlines()) == 1
+        assert "canary" not in errors
+
+
+async def test_a_reader_that_has_seen_enough_ends_it(topics: Topics) -> None:
+    class Closed(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    await send(topics, record(1))
+    errors = io.StringIO()
+    assert await asyncio.to_thread(cat, topics.config(), Closed(), errors) == 0
+    assert errors.getvalue() == ""
+
+
+async def test_what_was_handed_out_is_not_read_again_after_an_error(topics: Topics) -> None:
+    await send(topics, *(record(number) for number in range(3)))
+    consumer = Consumer(topics.config())
+    found: list[Delivered | None] = []
+    for _ in range(2):
+        async for delivered in consumer.read(follow=False):
+            found.append(delivered)
+            if len(found) == 2:
+                break
+    assert [each.record for each in found if each] == [record(0), record(1), record(2)]
+    assert consumer.repeats.dropped == 0
