@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from sidecar.audit.record import Event
-from sidecar.audit.stamping import Body
+from sidecar.audit.stamping import Body, body
 from sidecar.clock import Clock
 
 _DOMAIN: Final = "openbao-sidecar.audit.checkpoint.v1"
@@ -65,10 +65,10 @@ class Checkpoints:
         if self._unsigned + len(bodies) < self._every_records and bodies[0][0] is not Event.AUDIT_START:
             return bodies
         unsigned, woven = self._unsigned, list[Body]()
-        for body in bodies:
-            woven.append(body)
-            unsigned = self._after(unsigned, body[0])
-            if unsigned >= self._every_records or body[0] is Event.AUDIT_START:
+        for each in bodies:
+            woven.append(each)
+            unsigned = self._after(unsigned, each[0])
+            if unsigned >= self._every_records or each[0] is Event.AUDIT_START:
                 woven.append(self.body())
                 unsigned = 0
         return woven
@@ -88,7 +88,7 @@ class Checkpoints:
 
     def body(self) -> Body:
         """A checkpoint before it is signed."""
-        return (Event.AUDIT_CHECKPOINT, self._clock.wall(), b"{}")
+        return body(Event.AUDIT_CHECKPOINT, self._clock.wall())
 
     @staticmethod
     def _after(unsigned: int, event: Event) -> int:

@@ -23,7 +23,7 @@ from sidecar.audit.record import Record
 from sidecar.audit.recovery import JournalError as JournalError
 from sidecar.audit.recovery import Recovery
 from sidecar.audit.spool import Spool
-from sidecar.audit.stamping import STAMPED, Body, Tip
+from sidecar.audit.stamping import STAMPED, Body, Tip, body
 from sidecar.audit.status import JournalStatus
 from sidecar.audit.writer import Writer
 from sidecar.clock import Clock
@@ -206,12 +206,12 @@ class Journal:
         if not record.fields.keys().isdisjoint(STAMPED):
             raise unavailable("a record may not bring what the journal stamps")
         try:
-            body = orjson.dumps(record.fields)
+            members = orjson.dumps(record.fields)
         except TypeError as error:  # orjson.JSONEncodeError: a lone surrogate, an integer beyond 64 bits, depth
             raise unavailable(f"the record cannot be written as JSON: {error}") from None
-        if len(body) > MAX_RECORD_BYTES:
-            raise unavailable(f"the record has {len(body)} bytes")
-        return (record.event, self._clock.wall(), body)
+        if len(members) > MAX_RECORD_BYTES:
+            raise unavailable(f"the record has {len(members)} bytes")
+        return body(record.event, self._clock.wall(), members)
 
     async def _take_packed(self, first_seq: int, size: int) -> None:
         await self._obeyed(partial(self._writer.take_packed, first_seq, size))

@@ -30,6 +30,8 @@ class Event(StrEnum):
     AUDIT_TRUNCATED = "AUDIT_TRUNCATED"
     AUDIT_CHECKPOINT = "AUDIT_CHECKPOINT"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, and each record's event is looked up twice
+
 
 class Phase(StrEnum):
     """`intent` before a mutation is forwarded, `outcome` after it; a read has one `outcome`."""

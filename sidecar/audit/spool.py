@@ -49,6 +49,7 @@ class Spool:
         self._lock = -1
         self._active = -1
         self._active_path = ""
+        self._active_file = (-1, -1)  # its device and inode, which no other file has while it is open
         self._dirty = False
         self._distrusted = False
         self._said: set[int] = set()
@@ -81,15 +82,15 @@ class Spool:
 
     def _open_active(self, segment: Segment, end: int) -> None:
         """Opens the last segment to go on in, without the torn tail."""
-        self._active_path = str(self.directory / segment.name)
-        self._active = os.open(self._active_path, _APPEND)
+        path = self.directory / segment.name
+        self._take_active(os.open(path, _APPEND), path)
         if end != segment.size:
             os.ftruncate(self._active, end)
             os.fsync(self._active)
             segment.size = end
 
     # -- writing ---------------------------------------------------------------------------------------------------
-    def append(self, lines: bytes, first_seq: int) -> None:
+    def append(self, lines: bytes | bytearray, first_seq: int) -> None:
         """Writes framed records, whole and durable, or not at all.
 
         Raises OSError where the disk refuses (the next call tries anew), SpoolTamperedError where somebody else
@@ -162,8 +163,12 @@ class Spool:
             path.unlink()
             raise
         self._close_active()
-        self._active, self._active_path = active, str(path)
+        self._take_active(active, path)
         self.segments.append(segment)
+
+    def _take_active(self, descriptor: int, path: Path) -> None:
+        state = os.fstat(descriptor)
+        self._active, self._active_path, self._active_file = descriptor, str(path), (state.st_dev, state.st_ino)
 
     def _close_active(self) -> None:
         if self._active >= 0:
@@ -174,8 +179,12 @@ class Spool:
         """The open file must still be the one that stands in the spool, with nobody else's bytes in it."""
         if self._active < 0:
             return
-        segment, state, path = self.segments[-1], os.fstat(self._active), self._active_path
-        if not same_file(state, path):
+        segment, path = self.segments[-1], self._active_path
+        try:
+            state = os.lstat(path)
+        except FileNotFoundError:
+            state = None
+        if state is None or (state.st_dev, state.st_ino) != self._active_file:
             raise SpoolTamperedError(f"{path} was removed or replaced")
         if state.st_nlink != 1:
             raise SpoolTamperedError(f"{path} was linked to from elsewhere")
@@ -308,7 +317,7 @@ class Spool:
         self._active = self._lock = -1
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _write_all(descriptor: int, content: bytes | bytearray) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

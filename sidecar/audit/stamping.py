@@ -29,7 +29,12 @@ _MICROS: Final = tuple(f"{micros:03d}Z" for micros in range(1000))
 
 Body = tuple[Event, float, bytes]
 """A record before it has its place: its event, when it was handed over (seconds since the epoch), and its own members
-as a JSON object. No class of its own: thousands are made and taken apart in a second."""
+as they follow the stamp. No class of its own: thousands are made and taken apart in a second."""
+
+
+def body(event: Event, wall: float, members: bytes = b"{}") -> Body:
+    """`members` as a JSON object, whose brace is left to the stamp."""
+    return (event, wall, b"," + members[1:] if len(members) > 2 else b"}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,10 @@ class Stamper:
     def __init__(self, instance: str, signing: Signing | None = None) -> None:
         self._instance = instance
         self._signing = signing
-        self._milli = -1
-        self._milli_text = self._id_text = ""
+        self._milli = self._second = -1
+        self._second_text = self._milli_text = self._id_text = ""
 
-    def lines(self, bodies: Sequence[Body], tip: Tip) -> tuple[bytes, Tip]:
+    def lines(self, bodies: Sequence[Body], tip: Tip) -> tuple[bytearray, Tip]:
         """The framed lines of these records behind `tip`, and the new tip.
 
         What is put together here is ASCII without quotes or backslashes and needs no escaping; serialising the whole
@@ -61,7 +66,7 @@ class Stamper:
         # batch's; its last 48 bits, the first of them kept free, count the records (section 6.2, method 2).
         middle, last = f"-7{random.hex()[:3]}-a{random.hex()[3:6]}-", int.from_bytes(random[3:]) >> 1
         instance, signing = f'","instance":"{self._instance}","seq":', self._signing
-        parts: list[bytes] = []
+        lines = bytearray()
         for event, wall, members in bodies:
             seq += 1
             micros = int(wall * 1_000_000)
@@ -69,21 +74,25 @@ class Stamper:
                 self._keep(milli)
             ts = f"{self._milli_text}{_MICROS[micros % 1000]}"
             if signing is not None and (signed := signing(event, self._instance, seq, prev, ts)):
-                members = b"{" + signed + b"}"
+                members = b"," + signed + b"}"
             stamp = (
                 f'{{"event_id":"{self._id_text}{middle}{last:012x}","ts":"{ts}{instance}{seq},'
-                f'"prev":"{prev}","event":"{_EVENTS[event]}",'
+                f'"prev":"{prev}","event":"{_EVENTS[event]}"'
             ).encode()
             last += 1
-            record = stamp + members[1:] if len(members) > 2 else stamp[:-1] + b"}"
+            record = stamp + members
             prev = sha256(record).hexdigest()
-            parts += (crc32(record).to_bytes(4).hex().encode(), b" ", record, b"\n")
-        return b"".join(parts), Tip(seq, prev)
+            lines += b"%08x " % crc32(record)
+            lines += record
+            lines += b"\n"
+        return lines, Tip(seq, prev)
 
     def _keep(self, milli: int) -> None:
         """The id's first 48 bits, and RFC 3339, UTC, but for the microseconds: kept while the millisecond lasts."""
         self._milli = milli
-        bits = f"{milli:012x}"
-        self._id_text = f"{bits[:8]}-{bits[8:]}"
-        second = datetime.fromtimestamp(milli // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        self._milli_text = f"{second}.{milli % 1000:03d}"
+        self._id_text = f"{milli >> 16:08x}-{milli & 0xFFFF:04x}"
+        second, millis = divmod(milli, 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        self._milli_text = f"{self._second_text}.{millis:03d}"

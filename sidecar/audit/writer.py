@@ -7,10 +7,8 @@ is refused to everybody who waited for it, and the next record tries the disk an
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -20,7 +18,7 @@ from sidecar.audit.checkpoint import Checkpoints
 from sidecar.audit.handover import Entry, Handover, unavailable
 from sidecar.audit.record import Event
 from sidecar.audit.spool import Spool, SpoolTamperedError
-from sidecar.audit.stamping import Body, Stamper
+from sidecar.audit.stamping import Body, Stamper, body
 from sidecar.clock import Clock
 from sidecar.errors import Refused
 from sidecar.ops.metrics import AUDIT_RECORDS
@@ -30,7 +28,6 @@ PROBE_SECONDS: Final = 1.0
 _RESERVE_BYTES: Final = 1024 * 1024  # the journal's own records (start, stop, truncated) still fit into a full spool
 _INSPECT_SECONDS: Final = 1.0
 _RETAIN_AGAIN_SECONDS: Final = 10.0
-_EVENT: Final = itemgetter(0)
 _WRITTEN: Final = {event: AUDIT_RECORDS.labels(event) for event in Event}
 
 _log = structlog.get_logger("audit")
@@ -110,7 +107,7 @@ class Writer:
             room -= entry.size
             bodies += entry.bodies
         if stop:
-            bodies.append((Event.AUDIT_STOP, self._clock.wall(), b"{}"))
+            bodies.append(body(Event.AUDIT_STOP, self._clock.wall()))
         elif self._checkpoints is not None and self._checkpoints.wait_seconds() == 0:
             bodies.append(self._checkpoints.body())
         self._note_full(full)
@@ -130,7 +127,7 @@ class Writer:
         """AUDIT_START comes before anything else. Returns why it could not be written."""
         if self._started:
             return ""
-        problem = self._write([(Event.AUDIT_START, self._clock.wall(), self._start_members())])
+        problem = self._write([body(Event.AUDIT_START, self._clock.wall(), self._start_members())])
         self._started = not problem
         return problem
 
@@ -158,8 +155,9 @@ class Writer:
             self._checkpoints.written(bodies)
         self.records += len(bodies)
         self.batches += 1
-        for event, count in Counter(map(_EVENT, bodies)).items():
-            _WRITTEN[event].inc(count)
+        events = [event for event, _, _ in bodies]
+        for event in set(events):
+            _WRITTEN[event].inc(events.count(event))
         self._note_recovery()
         return ""
 
@@ -196,7 +194,7 @@ class Writer:
             size = sum(segment.size for segment in self._spool.segments[:count])
             fields = {"reason": reason, "through_seq": last.seq, "through_hash": last.hash, "bytes": size}
             if last.seq > self._told_through:  # else it is told already, and they could not be removed
-                problem = self._write([(Event.AUDIT_TRUNCATED, self._clock.wall(), orjson.dumps(fields))])
+                problem = self._write([body(Event.AUDIT_TRUNCATED, self._clock.wall(), orjson.dumps(fields))])
                 if problem:
                     return unavailable(problem)
                 self._told_through = last.seq

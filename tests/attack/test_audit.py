@@ -39,11 +39,12 @@ from sidecar.audit.kafka_producer import Producer
 from sidecar.audit.messages import Outgoing
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event, Record, ResourceRefs
-from sidecar.audit.stamping import STAMPED, Stamper, Tip
+from sidecar.audit.stamping import STAMPED, Tip, body
 from sidecar.config import Config, ConfigError, load, split_address
 from sidecar.config.checks import is_loopback
 from sidecar.errors import Code, Refused
 from sidecar.surface.secret_uri import SecretUri
+from tests.audit.chains import chained
 from tests.audit.disks import read_only, small_disk
 from tests.audit.keys import Keys
 from tests.audit.killing import killed_writer
@@ -803,9 +804,8 @@ async def test_audit_03_a_tail_forged_with_a_right_chain_disagrees_with_its_copy
     copy.write_bytes(b"".join(line.record + b"\n" for line in read_all([spool])))
 
     def forged(kept: list[bytes]) -> list[bytes]:
-        bodies = [(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}'), (Event.AUDIT_STOP, 1.0, b"{}")]
-        lines, _ = Stamper(journal.instance).lines(bodies, Tip(1, link(kept[0])))
-        return [kept[0], *(record for line in lines.splitlines() if (record := unframe(line)) is not None)]
+        bodies = [body(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}'), body(Event.AUDIT_STOP, 1.0)]
+        return [kept[0], *chained(bodies, journal.instance, Tip(1, link(kept[0])))]
 
     rewritten(segments(spool)[0], forged)
     assert verified(spool)[0] == 0

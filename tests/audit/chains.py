@@ -7,23 +7,26 @@ from typing import Any
 
 import orjson
 
+from sidecar.audit import stamping
 from sidecar.audit.chain import Break, Place, verify
 from sidecar.audit.framing import unframe
 from sidecar.audit.record import Event
-from sidecar.audit.stamping import Body, Stamper, Tip
+from sidecar.audit.stamping import Body, Signing, Stamper, Tip
 
 INSTANCE = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
 
 
 def body(event: Event, members: dict[str, Any] | None = None, wall: float = 1_700_000_000.123456) -> Body:
-    return (event, wall, orjson.dumps(members or {}))
+    return stamping.body(event, wall, orjson.dumps(members or {}))
 
 
-def chained(bodies: Sequence[Body], instance: str = INSTANCE, tip: Tip | None = None) -> list[bytes]:
+def chained(
+    bodies: Sequence[Body], instance: str = INSTANCE, tip: Tip | None = None, signing: Signing | None = None
+) -> list[bytes]:
     """The records of these bodies, in one chain."""
-    lines, _ = Stamper(instance).lines(bodies, tip or Tip())
-    records = [unframe(line) for line in lines.splitlines()]
+    lines, _ = Stamper(instance, signing).lines(bodies, tip or Tip())
+    records = [unframe(line) for line in bytes(lines).splitlines()]
     return [record for record in records if record is not None]
 
 

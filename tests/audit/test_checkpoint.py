@@ -16,8 +16,9 @@ from sidecar.audit.checkpoint import CheckpointKeyError, Checkpoints
 from sidecar.audit.framing import frame, unframe
 from sidecar.audit.reader import read_all
 from sidecar.audit.record import Event
-from sidecar.audit.stamping import Body, Stamper, Tip
+from sidecar.audit.stamping import Body, Tip, body
 from sidecar.clock import SystemClock
+from tests.audit.chains import chained
 from tests.audit.keys import Keys
 from tests.audit.spools import events, journal_in, permit, records, segments, verified
 from tests.support.waiting import until
@@ -49,17 +50,16 @@ def rewritten(segment: Path, change: Callable[[list[bytes]], list[bytes]]) -> No
 def forged_from(kept: list[bytes], start: int, bodies: list[Body], checkpoints: Checkpoints | None) -> list[bytes]:
     """The chain up to `start`, then what somebody else wants to have stood there, chained as it must be."""
     last = orjson.loads(kept[start - 1])
-    stamper = Stamper(last["instance"], checkpoints.members if checkpoints else None)
-    lines, _ = stamper.lines(bodies, Tip(last["seq"], link(kept[start - 1])))
-    return [*kept[:start], *(record for line in lines.splitlines() if (record := unframe(line)) is not None)]
+    tip, signing = Tip(last["seq"], link(kept[start - 1])), checkpoints.members if checkpoints else None
+    return [*kept[:start], *chained(bodies, last["instance"], tip, signing)]
 
 
 def permits(count: int) -> list[Body]:
-    return [(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}')] * count
+    return [body(Event.SECRET_PERMIT, 1.0, b'{"correlation_id":"forged"}')] * count
 
 
-CHECKPOINT = (Event.AUDIT_CHECKPOINT, 1.0, b"{}")
-STOP = (Event.AUDIT_STOP, 1.0, b"{}")
+CHECKPOINT = body(Event.AUDIT_CHECKPOINT, 1.0)
+STOP = body(Event.AUDIT_STOP, 1.0)
 
 
 # -- signing ----------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ async def test_without_the_public_key_checkpoints_are_counted_and_not_called_che
     [
         pytest.param([*permits(11)], "without another one", id="no-checkpoint-any-more"),
         pytest.param([*permits(5), CHECKPOINT], "checkpoint without its members|was not given", id="unsigned"),
-        pytest.param([*permits(3), STOP, (Event.AUDIT_START, 1.0, b"{}"), *permits(9)], "without another", id="run"),
+        pytest.param([*permits(3), STOP, body(Event.AUDIT_START, 1.0), *permits(9)], "without another", id="run"),
     ],
 )
 async def test_audit_03_a_tail_rewritten_without_the_key_is_found(

@@ -630,7 +630,7 @@ async def test_whatever_goes_wrong_on_the_writers_thread_nobody_waits_for_ever(
 ) -> None:
     async with journal_in(spool) as journal:
         with monkeypatch.context() as broken:
-            broken.setattr(os, "fstat", lambda _: 1 / 0)
+            broken.setattr(os, "fdatasync", lambda _: 1 / 0)
             await refused(journal)
         await journal.append(permit("after"))
     assert names(spool) == ["after"]
