@@ -6,10 +6,12 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from cachetools import TTLCache
 
@@ -20,6 +22,8 @@ ANSWER_SECONDS: Final = 5.0
 _SAY_AGAIN_SECONDS: Final = 60.0
 
 _T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
 
 
 class _NotTooOften(logging.Filter):
@@ -120,6 +124,18 @@ async def answered(call: Coroutine[Any, Any, _T], seconds: float = ANSWER_SECOND
     if task.cancelled():
         raise KafkaError("the client gave up a call")
     return task.result()
+
+
+async def end(part: AIOKafkaConsumer | AIOKafkaProducer, seconds: float = ANSWER_SECONDS) -> None:
+    """Stops a part of aiokafka, whatever comes of its own clean-up. Where a request is still under way that ends half
+    way: its client would live on unseen, and connect again for ever."""
+    client: Any = part._client if isinstance(part, AIOKafkaConsumer) else part.client  # noqa: SLF001 - no public one
+    try:
+        await answered(part.stop(), seconds)
+    except Exception as error:  # noqa: BLE001 - without a broker it may fail in many ways
+        _log.debug("kafka's client did not stop in order", reason=type(error).__name__)
+        with suppress(Exception):
+            await answered(client.close(), seconds)
 
 
 def _look_away(task: asyncio.Future[Any]) -> None:

@@ -20,7 +20,7 @@ from sidecar.config import Kafka
 from sidecar.config import Revocations as RevocationsConfig
 from sidecar.decision.revocation import EVERYTHING, Revocation, RevocationError, parse
 from sidecar.errors import Refused
-from sidecar.kafka_connection import answered, connection
+from sidecar.kafka_connection import answered, connection, end
 from sidecar.ops import metrics
 from sidecar.revocations import Revocations
 from sidecar.surface.json_body import read_object
@@ -93,10 +93,7 @@ class RevocationFeed:
                     await self._look(consumer)
                     look_at = self._clock.elapsed() + _LOOK_SECONDS
         finally:
-            try:
-                await answered(consumer.stop())
-            except Exception as error:  # noqa: BLE001 - its own clean-up without a broker may fail in many ways
-                _log.debug("the consumer did not stop in order", reason=type(error).__name__)
+            await end(consumer)
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
         """Asks Kafka for the partitions and their ends: a sign of life, new partitions, and gaps."""

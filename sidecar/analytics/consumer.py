@@ -16,9 +16,11 @@ from aiokafka.errors import KafkaError
 from sidecar.analytics.repeats import Repeats
 from sidecar.audit.kafka_producer import CredentialsUnreadableError
 from sidecar.config import Kafka
-from sidecar.kafka_connection import answered, connection
+from sidecar.kafka_connection import answered, connection, end
 
 _POLL_MS: Final = 500
+_REQUEST_TIMEOUT_MS: Final = 4_000  # less than `answered` waits: what aiokafka gives up by itself it closes
+_FETCH_BYTES: Final = 4 * 1024 * 1024  # of all partitions; a slow line has them within that time
 _LOOK_SECONDS: Final = 3.0  # between two looks at whether Kafka lives, and what partitions there are
 
 
@@ -59,6 +61,8 @@ class Consumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # retention may drop the beginning while it is read
             metadata_max_age_ms=int(_LOOK_SECONDS * 1000),
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            fetch_max_bytes=_FETCH_BYTES,
             **options,
         )
         try:
@@ -79,7 +83,7 @@ class Consumer:
                 elif await self._is_read(consumer, ends):
                     return
         finally:
-            await _stopped(consumer)
+            await end(consumer)
 
     async def _ends(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
         """Where each partition ends now: a sign of life, and how new partitions are found."""
@@ -120,10 +124,3 @@ class Consumer:
         if b"\n" in record or not isinstance(members, dict) or not isinstance(members.get("event_id"), str):
             return Delivered(place, b"", "no record of the audit")
         return None if self.repeats.has(record) else Delivered(place, record)
-
-
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
-    try:
-        await answered(consumer.stop())
-    except (KafkaError, OSError):  # without a broker its own clean-up may fail; nothing is lost by it
-        pass

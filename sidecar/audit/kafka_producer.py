@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -28,7 +27,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 from sidecar.audit.messages import CHUNK_BYTES, Outgoing
 from sidecar.audit.topic_ids import TopicIdsRequest, topic_ids
 from sidecar.config import Kafka
-from sidecar.kafka_connection import answered, connection, hearing_causes
+from sidecar.kafka_connection import connection, end, hearing_causes
 from sidecar.ops.metrics import AUDIT_KAFKA_ERRORS
 
 _REQUEST_TIMEOUT_MS: Final = 10_000
@@ -129,12 +128,7 @@ class Producer:
             return
         # aiokafka stops only after it has delivered everything, which without a broker is never.
         producer._message_accumulator.fail_all(KafkaConnectionError())  # noqa: SLF001 - it has no other way to give up
-        patience = _REQUEST_TIMEOUT_MS / 1000
-        try:
-            await answered(producer.stop(), patience)
-        except Exception:  # noqa: BLE001 - its own clean-up after the above may fail in many ways
-            with suppress(Exception):
-                await answered(producer.client.close(), patience)
+        await end(producer, _REQUEST_TIMEOUT_MS / 1000)
 
     async def send(self, outgoing: Outgoing) -> tuple[RecordMetadata, int]:
         """Sends the next batch of what is left for one topic; returns where the first of it stands and how many these

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from sidecar.analytics import commands
+from sidecar.analytics import consumer as consumer_module
 from sidecar.analytics.commands import cat
 from sidecar.analytics.consumer import Consumer, Delivered
 from sidecar.config import Kafka
-from sidecar.kafka_connection import answered
 from tests.audit.spools import journal_in, permit, verified
 from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
 from tests.real.kafka import KafkaBroker
+from tests.real.kafka_users import allow_to_read, allow_to_write
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.real
@@ -126,7 +127,7 @@ async def test_it_follows_over_a_broker_s_end_without_a_gap_or_a_repeat(
     topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "_AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(answered, "__defaults__", (3.0,))  # seconds
+    monkeypatch.setattr(consumer_module, "_REQUEST_TIMEOUT_MS", 1_000)
     async with journal_in(tmp_path / "spool") as journal, shipping(journal, topics.config()) as shipper:
         await journal.append_many([permit(str(number)) for number in range(50)])
         await caught_up(journal, shipper)
@@ -148,7 +149,7 @@ async def test_it_follows_over_a_broker_s_end_without_a_gap_or_a_repeat(
 async def test_partitions_that_are_added_are_followed_too(
     topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.analytics.consumer._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(consumer_module, "_LOOK_SECONDS", 0.2)
     await send(topics, record(1))
     async with following(topics.config()) as reading:
         await until(lambda: reading.seqs == [1])
@@ -189,7 +190,7 @@ async def test_another_record_under_the_id_of_one_that_came_is_shown(topics: Top
 
 async def test_what_retention_dropped_is_no_reason_to_wait(topics: Topics) -> None:
     await send(topics, *(record(number) for number in range(5)))
-    await topics.broker.drop_before(topics.audit, 3)
+    await topics.broker.drop_records(topics.audit, 3)
     code, out, _ = await printed(topics.config())
     assert (code, out.encode()) == (0, record(3) + b"\n" + record(4) + b"\n")
 
@@ -200,11 +201,11 @@ async def test_it_needs_to_read_its_topic_and_nothing_else(topics: Topics, tmp_p
     code, out, errors = await printed(config)
     assert (code, out) == (1, "")
     assert errors == f"{topics.audit}: topic {topics.audit} is not there, or this user may not see it\n"
-    await topics.broker.allow(topics.broker.powerless, "WRITE", topics.audit)
+    await allow_to_write(topics.broker.plaintext, "mallory", topics.audit)
     code, out, errors = await printed(config)
     assert (code, out) == (1, "")
     assert "does not let mallory read" in errors
-    await topics.broker.allow(topics.broker.powerless, "READ", topics.audit)
+    await allow_to_read(topics.broker.plaintext, "mallory", topics.audit)
     assert await printed(config) == (0, record(1).decode() + "\n", "")
 
 
@@ -243,9 +244,10 @@ async def test_what_was_handed_out_is_not_read_again_after_an_error(topics: Topi
     consumer = Consumer(topics.config())
     found: list[Delivered | None] = []
     for _ in range(2):
-        async for delivered in consumer.read(follow=False):
-            found.append(delivered)
-            if len(found) == 2:
-                break
+        async with aclosing(consumer.read(follow=False)) as messages:
+            async for delivered in messages:
+                found.append(delivered)
+                if len(found) == 2:
+                    break
     assert [each.record for each in found if each] == [record(0), record(1), record(2)]
     assert consumer.repeats.dropped == 0

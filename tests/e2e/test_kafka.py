@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
@@ -29,12 +28,7 @@ DEADLINE_SECONDS = 60.0
 async def topics(kafka: KafkaBroker) -> str:
     """The prefix of two fresh topics."""
     prefix = f"crud{time.monotonic_ns()}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.plaintext)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(f"{prefix}.secrets{suffix}", 1, 1) for suffix in (".audit", "")])
-    finally:
-        await admin.close()
+    await kafka.create_topics(f"{prefix}.secrets.audit", f"{prefix}.secrets")
     return prefix
 
 

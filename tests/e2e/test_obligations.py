@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import requests
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import SEEDS, OpenBao
@@ -81,13 +80,7 @@ def _authzen(pdp: ScriptedAuthzen) -> dict[str, Any]:
 
 
 async def _make_topics(kafka: KafkaBroker) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.plaintext)
-    await admin.start()
-    names = [f"{PREFIX}.secrets{suffix}" for suffix in (".audit", "", ".notifications")]
-    try:
-        await admin.create_topics([NewTopic(name, 1, 1) for name in names])
-    finally:
-        await admin.close()
+    await kafka.create_topics(*(f"{PREFIX}.secrets{suffix}" for suffix in (".audit", "", ".notifications")))
 
 
 def code_of(answer: requests.Response) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import requests
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from tests.real.kafka import KafkaBroker
 from tests.real.openbao import OpenBao
@@ -48,7 +47,7 @@ def pair(
     pdp: ScriptedAuthzen,
 ) -> Iterator[list[SidecarProcess]]:
     """Two sidecars that read the same topic."""
-    asyncio.run(_admin(kafka, "create_topics", [NewTopic(n, 1, 1) for n in (f"{PREFIX}.secrets.audit", TOPIC)]))
+    asyncio.run(kafka.create_topics(f"{PREFIX}.secrets.audit", TOPIC, partitions=1))
     overrides = {
         "identity": {"binding": "preferred"},
         "anti_replay": {"unbound_token": "off"},
@@ -65,15 +64,6 @@ def pair(
         for each in (one, two):  # each says so in its record when it reads from the topic's end on
             wait_until(partial(revoked, each), seconds=PATIENCE_SECONDS)
         yield [one, two]
-
-
-async def _admin(kafka: KafkaBroker, call: str, argument: Any) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.plaintext)
-    await admin.start()
-    try:
-        await getattr(admin, call)(argument)
-    finally:
-        await admin.close()
 
 
 def grants(sidecar: SidecarProcess) -> set[str]:
@@ -253,7 +243,7 @@ async def test_what_is_revoked_while_a_sidecar_cannot_read_is_read_after_and_the
 async def test_a_partition_that_was_added_is_read_and_messages_that_retention_took_end_all_grants(
     pair: list[SidecarProcess], kafka: KafkaBroker
 ) -> None:
-    await _admin(kafka, "create_partitions", {TOPIC: NewPartitions(2)})
+    await kafka.add_partitions(TOPIC, 2)
     for each in pair:
         assert await asyncio.to_thread(read, each, "added") == 200
     await send(kafka, {"subject": "added"}, partition=1)
@@ -270,7 +260,7 @@ async def test_a_partition_that_was_added_is_read_and_messages_that_retention_to
         try:
             await asyncio.sleep(_FETCH_SECONDS * 2)
             await send(kafka, {"subject": "nobody"}, {"subject": "sleeper"})
-            await _delete_records(kafka)
+            await kafka.drop_records(TOPIC, -1, -1)
         finally:
             sleeper.process.send_signal(signal.SIGCONT)
         await asyncio.to_thread(wait_until, lambda: "sleeper" not in grants(sleeper), seconds=PATIENCE_SECONDS)
@@ -288,22 +278,13 @@ async def test_a_topic_that_was_deleted_and_made_anew_ends_all_grants_however_fu
     """By its offsets the new topic could be the old one: messages before them would never be read."""
     for each in pair:
         assert await asyncio.to_thread(read, each, "anew") == 200
-    await _admin(kafka, "delete_topics", [TOPIC])
+    await kafka.delete_topics(TOPIC)
     for each in pair:
         await asyncio.to_thread(
             wait_until, partial(warns, f"http://127.0.0.1:{each.ops_port}/readyz"), seconds=PATIENCE_SECONDS
         )
-    await _admin(kafka, "create_topics", [NewTopic(TOPIC, 2, 1)])
+    await kafka.create_topics(TOPIC)
     for partition in (0, 1):
         await send(kafka, {"subject": "anew"}, *[{"subject": "nobody"}] * 60, partition=partition)
     for each in pair:
         await asyncio.to_thread(wait_until, partial(lacks, each, "anew"), seconds=PATIENCE_SECONDS)
-
-
-async def _delete_records(kafka: KafkaBroker) -> None:
-    """Everything in the topic, as retention would remove it."""
-    from aiokafka import TopicPartition
-    from aiokafka.admin.records_to_delete import RecordsToDelete
-
-    partitions = [TopicPartition(TOPIC, number) for number in (0, 1)]
-    await _admin(kafka, "delete_records", {partition: RecordsToDelete(-1) for partition in partitions})

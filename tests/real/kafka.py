@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pytest
 
@@ -37,7 +37,6 @@ OTHER_CLUSTER: Final = "AAAAAAAAQACAAAAAAAAAAg"
 READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 60
-_TOPIC, _LITERAL, _ALLOW = 2, 3, 3  # Kafka's ResourceType, PatternType, AclPermissionType
 
 _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -190,13 +189,15 @@ class KafkaBroker:
         self.stop()
 
     # -- asking it ---------------------------------------------------------------------------------------------------
-    async def create_topics(self, *names: str, replicas: Sequence[int] = (), **configs: Any) -> None:
-        """Makes topics of two partitions, so that a key's order is worth something. `replicas`: the brokers that have
+    async def create_topics(
+        self, *names: str, partitions: int = 2, replicas: Sequence[int] = (), **configs: Any
+    ) -> None:
+        """Makes topics; of two partitions, so that a key's order is worth something. `replicas`: the brokers that have
         them, the leader first."""
         from aiokafka.admin import NewTopic
 
-        places = {number: list(replicas) for number in (0, 1)}
-        size = (-1, -1, places) if replicas else (2, 1, None)
+        places = {number: list(replicas) for number in range(partitions)}
+        size = (-1, -1, places) if replicas else (partitions, 1, None)
         async with self._admin() as admin:
             await admin.create_topics([NewTopic(name, *size, configs) for name in names])
 
@@ -219,23 +220,14 @@ class KafkaBroker:
         async with self._admin() as admin:
             await admin.create_partitions({topic: NewPartitions(count)})
 
-    async def drop_before(self, topic: str, offset: int) -> None:
-        """As retention would, in the first partition."""
+    async def drop_records(self, topic: str, *before: int) -> None:
+        """As retention would: those of each partition before this offset, -1 for all."""
         from aiokafka import TopicPartition
         from aiokafka.admin import RecordsToDelete
 
         async with self._admin() as admin:
-            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(offset)})
-
-    async def allow(self, user: User, operation: Literal["READ", "WRITE"], topic: str) -> None:
-        """An ACL for one topic; either lets the user describe it too. aiokafka has the request and no method for it."""
-        from aiokafka.protocol.admin import CreateAclsRequest
-
-        code = {"READ": 3, "WRITE": 4}[operation]
-        asked = CreateAclsRequest(_TOPIC, topic, _LITERAL, f"User:{user.name}", "*", code, _ALLOW)
-        async with self._admin() as admin:
-            answer = await admin._send_to_controller(asked)
-        assert [code for code, _message in answer.creation_responses] == [0], answer
+            dropped = {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in enumerate(before)}
+            await admin.delete_records(dropped)
 
     async def messages(self, topic: str) -> list[Any]:
         """All that stands in a topic now, each partition in its order: aiokafka's ConsumerRecords."""

@@ -20,7 +20,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-_TOPIC, _PREFIXED, _ALLOW, _WRITE = 2, 4, 3, 4
+_TOPIC, _PREFIXED, _ALLOW, _READ, _WRITE = 2, 4, 3, 3, 4
 _ITERATIONS: Final = 4096
 _MECHANISMS: Final = {"SCRAM-SHA-256": (1, "sha256"), "SCRAM-SHA-512": (2, "sha512")}
 _TAGS: Final = ("tags", TaggedFields)
@@ -82,7 +82,16 @@ async def set_scram_password(broker: str, name: str, password: str, mechanism: s
 
 async def allow_to_write(broker: str, name: str, prefix: str) -> None:
     """An ACL that lets a user write to all topics whose names begin so."""
-    answer = await _asked(broker, CreateAclsRequest(_TOPIC, prefix, _PREFIXED, f"User:{name}", "*", _WRITE, _ALLOW))
+    await _allow(broker, name, prefix, _WRITE)
+
+
+async def allow_to_read(broker: str, name: str, prefix: str) -> None:
+    """An ACL that lets a user read all topics whose names begin so."""
+    await _allow(broker, name, prefix, _READ)
+
+
+async def _allow(broker: str, name: str, prefix: str, operation: int) -> None:
+    answer = await _asked(broker, CreateAclsRequest(_TOPIC, prefix, _PREFIXED, f"User:{name}", "*", operation, _ALLOW))
     assert [result[0] for result in answer.creation_responses] == [0], answer
 
 
