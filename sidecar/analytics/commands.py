@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import aclosing
 from typing import Final, TextIO
 
 from aiokafka.errors import KafkaError
 
-from sidecar.analytics.consumer import Consumer, Delivered, TopicMissingError
+from sidecar.analytics.consumer import Consumer, Delivered, TopicMissingError, TopicReplacedError
 from sidecar.audit.commands import print_record
 from sidecar.audit.kafka_producer import CredentialsUnreadableError, problem_of
 from sidecar.config import Kafka
@@ -18,15 +19,19 @@ from sidecar.kafka_connection import hearing_causes
 _AGAIN_SECONDS: Final = 1.0
 
 
-class _ReaderGoneError(Exception):
-    """Nobody reads what is printed any more."""
+class _UnprintableError(Exception):
+    """What was read cannot be printed: not to be taken for Kafka's connection, nor to be tried again. What is lost in
+    between would be a gap."""
+
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
 
 
 def cat(kafka: Kafka, out: TextIO, errors: TextIO, *, follow: bool = False) -> int:
     """Prints the records of the audit's topic as JSON lines, each once, those of one instance in their order; with
     `follow` goes on as they come, over any absence of Kafka.
 
-    Exit 1 where a message is no record, or where Kafka cannot be read.
+    Exit 1 where a message is no record, or where not all could be read or printed.
     """
     quiet = logging.getLogger("aiokafka")  # what it has to say is said here, once
     quiet.addHandler(logging.NullHandler())
@@ -34,7 +39,7 @@ def cat(kafka: Kafka, out: TextIO, errors: TextIO, *, follow: bool = False) -> i
     try:
         return asyncio.run(_cat(Consumer(kafka), kafka.username, out, errors, follow=follow))
     except KeyboardInterrupt:
-        return 0
+        return 0 if follow else 1
 
 
 async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: TextIO, *, follow: bool) -> int:
@@ -49,9 +54,12 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
                         faulty = _print(delivered, out, errors) or faulty
             _print(None, out, errors)
             return 1 if faulty else 0
-        except _ReaderGoneError:
-            return 0
-        except (TopicMissingError, CredentialsUnreadableError, KafkaError, OSError) as error:
+        except _UnprintableError as error:
+            if not isinstance(error.cause, BrokenPipeError):  # `| head` has seen enough
+                errors.write(f"cannot be printed: {os.strerror(error.cause.errno or 0)}\n")
+                faulty = True
+            return 1 if faulty else 0
+        except (TopicMissingError, TopicReplacedError, CredentialsUnreadableError, KafkaError, OSError) as error:
             problem = _problem(error, causes, username)
         if problem != said:
             errors.write(f"{consumer.topic}: {problem}\n")
@@ -63,21 +71,21 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
 
 def _print(delivered: Delivered | None, out: TextIO, errors: TextIO) -> bool:
     """Whether it is a fault. With nothing to print, what was printed is sent on its way."""
+    if delivered is not None and delivered.fault:
+        errors.write(f"{delivered.place}: {delivered.fault}\n")
+        return True
     try:
         if delivered is None:
             out.flush()
-        elif delivered.fault:
-            errors.write(f"{delivered.place}: {delivered.fault}\n")
-            return True
         else:
             print_record(delivered.record, out)
-    except BrokenPipeError:  # `| head` has seen enough; not to be taken for Kafka's connection
-        raise _ReaderGoneError from None
+    except OSError as error:
+        raise _UnprintableError(error) from None
     return False
 
 
 def _problem(error: Exception, causes: list[BaseException], username: str | None) -> str:
-    if isinstance(error, TopicMissingError):
+    if isinstance(error, TopicMissingError | TopicReplacedError):
         return str(error)
     cause = causes[-1] if causes and isinstance(error, KafkaError | TimeoutError) else error
     return problem_of(cause, username, "read")[1]

@@ -20,8 +20,9 @@ from sidecar.surface.secret_uri import SecretUri
 
 _FOLLOW_SECONDS: Final = 0.2
 # C1 controls, DEL, line and paragraph separators, bidirectional overrides: JSON lets them stand as they are, and they
-# would drive the terminal of whoever reads the record. As escapes they are the same JSON.
-_UNSAFE_ON_TERMINAL: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# would drive the terminal of whoever reads the record. As escapes they are the same JSON. C0 controls stand in no
+# record, but may in a file that somebody made.
+_UNSAFE_ON_TERMINAL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def verify(

@@ -112,6 +112,14 @@ async def test_cat_on_a_terminal_escapes_what_would_drive_it(tmp_path: Path) -> 
     assert orjson.loads(printed[1])["correlation_id"] == name
 
 
+def test_cat_of_a_file_that_somebody_made_does_not_drive_a_terminal_either(tmp_path: Path) -> None:
+    """Where nobody looks what stands in it: between members JSON lets a carriage return stand, which hides them."""
+    dump, out = tmp_path / "dump.jsonl", Terminal()
+    dump.write_bytes(b'{"sub":"canary",\r"x":"\x1b[2J"}\n')
+    assert cat([dump], out) == 0
+    assert out.getvalue() == '{"sub":"canary",\\u000d"x":"\\u001b[2J"}\n'
+
+
 async def test_cat_says_which_line_it_cannot_read_and_prints_the_others(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     async with journal_in(spool) as journal:

@@ -46,6 +46,11 @@ class Topics:
     async def create(self, **configs: Any) -> None:
         await self.broker.create_topics(self.audit, self.mutations, **configs)
 
+    async def remake(self) -> None:
+        """Deletes the audit's topic and makes it anew."""
+        await self.broker.delete_topics(self.audit)
+        await self.broker.create_topics(self.audit)
+
     async def values(self) -> list[bytes]:
         return [message.value for message in await self.broker.messages(self.audit)]
 
