@@ -28,10 +28,10 @@ class Repeats:
     def has(self, record: bytes) -> bool:
         """Whether this record came before; from now on it has."""
         digest = blake2b(record, digest_size=_DIGEST_BYTES).digest()
-        if digest in self._latest or digest in self._earlier:
-            self.dropped += 1
-            return True
-        if len(self._latest) >= self._remembered:
-            self._earlier, self._latest = self._latest, set()
-        self._latest.add(digest)
-        return False
+        known = digest in self._latest or digest in self._earlier
+        if digest not in self._latest:
+            if len(self._latest) >= self._remembered:
+                self._earlier, self._latest = self._latest, set()
+            self._latest.add(digest)
+        self.dropped += known
+        return known

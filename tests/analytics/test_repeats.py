@@ -13,6 +13,14 @@ def test_a_record_is_there_once_however_often_it_comes() -> None:
     assert repeats.dropped == 3
 
 
+def test_what_came_again_is_remembered_from_then_on() -> None:
+    repeats = Repeats(remembered=2)
+    assert [repeats.has(record) for record in (b"a", b"b", b"c", b"d", b"a", b"e", b"a")] == [
+        *(False, False, False, False, True, False, True)
+    ]
+    assert repeats.dropped == 2
+
+
 def test_what_only_looks_like_a_repeat_is_none() -> None:
     repeats = Repeats()
     assert not repeats.has(b'{"event_id":"1","sub":"app"}')
