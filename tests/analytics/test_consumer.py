@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -357,6 +357,17 @@ async def test_what_cannot_be_printed_ends_it_and_is_said(topics: Topics, follow
             await commands._cat(Consumer(topics.config()), None, io.StringIO(), gone, follow=follow)
 
 
+@pytest.fixture
+def _heeding_interrupts() -> Iterator[None]:
+    """A shell has what it starts in the background ignore SIGINT, and what that starts."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeding_interrupts")
 async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path) -> None:
     tree = minimal(tmp_path)
     with_(tree, "audit.kafka", {"bootstrap_servers": topics.broker.plaintext, "topic_prefix": topics.prefix})

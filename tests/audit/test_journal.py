@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import re
 import stat
@@ -589,6 +590,23 @@ async def test_what_waits_for_the_rest_to_be_over_is_written_before_what_is_told
         await asyncio.gather(*waiting)
         monkeypatch.undo()
     assert names(spool)[:43] == [str(n) for n in range(43)]
+    assert verified(spool)[0] == 0
+
+
+async def test_whoever_waits_in_a_batch_that_is_never_handed_over_is_refused_as_where_the_disk_hangs(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_STALL_SECONDS", 0.1)
+    async with journal_in(spool) as journal:
+        loop = RestingLoop()
+        monkeypatch.setattr(loop, "call_later", lambda *_: None)  # the timer is lost
+        monkeypatch.setattr(loop, "time", asyncio.get_running_loop().time)
+        monkeypatch.setattr(journal._handover, "_loop", loop)
+        monkeypatch.setattr(journal._handover, "_rest_until", math.inf)
+        async with asyncio.timeout(5):
+            await refused(journal, permit("written though refused"))
+        assert not journal.status().healthy
+    assert names(spool) == ["written though refused"]
     assert verified(spool)[0] == 0
 
 

@@ -110,9 +110,11 @@ class KafkaBroker:
         self.scram_256 = User("carol", secrets.token_urlsafe(12), "SCRAM-SHA-256", may_write=True)
         self.plain = User("bob", secrets.token_urlsafe(12), "PLAIN", may_write=True)
         self.powerless = User("mallory", secrets.token_urlsafe(12), "PLAIN", may_write=False)
-        self.plaintext, self.sasl_ssl, self.mtls = (f"{LOOPBACK}:{free_port()}" for _ in range(3))
-        self.behind_proxy, self.proxied = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
-        self._controller = f"{LOOPBACK}:{free_port()}"
+        ports: set[int] = set()
+        while len(ports) < 6:  # nothing listens yet, so that one may be found twice
+            ports.add(free_port())
+        addresses = [f"{LOOPBACK}:{port}" for port in ports]
+        self.plaintext, self.sasl_ssl, self.mtls, self.behind_proxy, self.proxied, self._controller = addresses
         self._process: subprocess.Popen[bytes] | None = None
         quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         but_ready = "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info"
