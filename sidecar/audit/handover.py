@@ -33,7 +33,8 @@ def unavailable(detail: str) -> Refused:
 @dataclass(slots=True)
 class Entry:
     """What becomes durable together: records with those who wait for them; or a command, or the end, which
-    stand alone. `since` in the loop's seconds; no stamped record takes more of `size`."""
+    stand alone. `since` it was handed over (opened, until then), in the loop's seconds; no stamped record takes more of
+    `size`."""
 
     since: float
     command: Command | None = None
@@ -100,7 +101,8 @@ class Handover:
     def _hand_over(self, entry: Entry) -> None:
         if self._open is entry:
             self._open = None
-            self._rest_until = self._loop.time() + self._rest.after(len(entry.bodies), process_time())
+            entry.since = now = self._loop.time()  # the disk is not to blame for what came before
+            self._rest_until = now + self._rest.after(len(entry.bodies), process_time())
             self._queue.put(entry)
 
     def take(self, timeout: float | None) -> list[Entry]:

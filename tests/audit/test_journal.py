@@ -11,6 +11,7 @@ import stat
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sidecar.audit import journal as journal_module
 from sidecar.audit import position
 from sidecar.audit import segments as segments_module
 from sidecar.audit import writer as writer_module
+from sidecar.audit.handover import Handover
 from sidecar.audit.journal import MAX_RECORD_BYTES, Journal, JournalError
 from sidecar.audit.record import Event, Record
 from sidecar.audit.segments import Segment
+from sidecar.audit.stamping import body
 from sidecar.errors import Code, Refused
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.disks import small_disk
@@ -506,6 +509,25 @@ async def test_nothing_is_written_while_a_failed_write_cannot_be_cut_off(
     assert verified(spool)[0] == 0
 
 
+async def test_a_segment_cut_while_a_failed_write_stands_in_it_is_not_filled_up_with_nothing(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with journal_in(spool) as journal:
+        await journal.append(permit("before"))
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", FailingSync(1))
+            broken.setattr(os, "ftruncate", fails)
+            await refused(journal, permit("lost"))
+            (segment,) = segments(spool)
+            os.truncate(segment, 10)
+        await refused(journal, permit("never"))
+        assert "was cut" in journal.status().message
+    assert segment.stat().st_size == 10
+
+
 async def test_a_segment_begun_by_the_probe_is_named_by_the_record_it_will_begin_with(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,6 +613,22 @@ async def test_what_waits_for_the_rest_to_be_over_is_written_before_what_is_told
         monkeypatch.undo()
     assert names(spool)[:43] == [str(n) for n in range(43)]
     assert verified(spool)[0] == 0
+
+
+async def test_a_process_that_stood_still_while_the_journal_rested_does_not_blame_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handover, loop, rests = Handover(), RestingLoop(), list[Callable[[], None]]()
+    monkeypatch.setattr(handover, "_loop", loop)
+    monkeypatch.setattr(handover, "_rest_until", 1_000.02)
+    monkeypatch.setattr(loop, "call_later", lambda _delay, callback, entry: rests.append(partial(callback, entry)))
+    handover.add(body(Event.SECRET_PERMIT, 0.0))
+    monkeypatch.setattr(loop, "time", lambda: 1_010.0)
+    assert handover.waited_seconds() == 10
+    rests[0]()
+    assert handover.waited_seconds() == 0
+    monkeypatch.setattr(loop, "time", lambda: 1_011.0)
+    assert handover.waited_seconds() == 1
 
 
 async def test_whoever_waits_in_a_batch_that_is_never_handed_over_is_refused_as_where_the_disk_hangs(
