@@ -378,7 +378,7 @@ async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path)
         words = ("-m", "sidecar", "audit", "cat", "--kafka", "--config", str(tmp_path / "sidecar.yaml"), *words)
         return subprocess.Popen([sys.executable, *words], stdout=out, stderr=subprocess.PIPE)
 
-    def first_line(process: subprocess.Popen[bytes]) -> bytes:
+    def line(process: subprocess.Popen[bytes]) -> bytes:
         assert process.stdout is not None
         return process.stdout.readline()
 
@@ -386,14 +386,19 @@ async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path)
         errors = (await asyncio.to_thread(process.communicate))[1]
     assert (process.returncode, errors) == (1, b"cannot be printed: No space left on device\n")
     with command(subprocess.PIPE) as process:  # as `| head -1`
-        assert await asyncio.to_thread(first_line, process) == record(0, filler="x" * 50_000) + b"\n"
+        assert await asyncio.to_thread(line, process) == record(0, filler="x" * 50_000) + b"\n"
         assert process.stdout is not None
         process.stdout.close()
         assert await asyncio.to_thread(process.stderr.read) == b""  # type: ignore[union-attr]
     assert process.returncode == 0
     for words, code in ((), 1), (("--follow",), 0):
         with command(subprocess.PIPE, *words) as process:
-            assert await asyncio.to_thread(first_line, process)
+            assert await asyncio.to_thread(line, process)
+            if words:
+                for _ in range(7):
+                    assert await asyncio.to_thread(line, process)
+                await send(topics, record(8))  # shown at once, as small as it is
+                assert await asyncio.to_thread(line, process) == record(8) + b"\n"
             process.send_signal(signal.SIGINT)
             errors = (await asyncio.to_thread(process.communicate))[1]
         assert (process.returncode, errors) == (code, b""), words

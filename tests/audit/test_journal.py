@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -263,6 +264,27 @@ async def test_a_spool_warns_at_80_percent_refuses_when_full_and_still_takes_the
     await journal.close()
     assert events(spool)[-1] == "AUDIT_STOP"
     assert verified(spool)[0] == 0
+
+
+async def test_what_is_written_together_does_not_overfill_the_spool(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, real = threading.Event(), os.fdatasync
+
+    def waits(descriptor: int) -> None:
+        assert go.wait(30)
+        real(descriptor)
+
+    async with journal_in(spool, max_spool_bytes=400_000) as journal:
+        monkeypatch.setattr(os, "fdatasync", waits)
+        many = [permit(str(n)) for n in range(300)]
+        waiting = [asyncio.ensure_future(journal.append_many(many)) for _ in range(5)]
+        await asyncio.sleep(0)
+        go.set()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [isinstance(each, Refused) for each in done] == [False, False, False, True, True]
+        assert journal.status().spool_bytes <= 400_000
+    assert len(names(spool)) == 900
 
 
 async def test_a_full_spool_opens_and_says_that_it_is_full(spool: Path) -> None:
