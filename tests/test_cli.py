@@ -186,6 +186,19 @@ def test_policy_test_says_the_decision_and_why(tmp_path: Path, tree: dict[str, A
     assert "Traceback" not in done.stderr
 
 
+def test_audit_cat_whose_reader_has_seen_enough_ends_well(tmp_path: Path) -> None:
+    (tmp_path / "dump.jsonl").write_text('{"event_id":"1"}\n' * 50_000)  # more than a pipe holds
+    command = [sys.executable, "-m", "sidecar", "audit", "cat", str(tmp_path / "dump.jsonl")]
+    buffered = {"PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b'{"event_id":"1"}\n'
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_audit_cat_takes_files_or_kafka_and_says_so(tmp_path: Path, tree: dict[str, Any]) -> None:
     path = written(tmp_path, tree)
     spool = str(tmp_path)

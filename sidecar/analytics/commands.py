@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from aiokafka.errors import KafkaError
 
 from sidecar.analytics.consumer import Consumer, Delivered, TopicMissingError, TopicReplacedError
-from sidecar.audit.commands import print_record
+from sidecar.audit.commands import give_up, print_record
 from sidecar.audit.kafka_producer import CredentialsUnreadableError, problem_of
 from sidecar.config import Kafka
 from sidecar.kafka_connection import hearing_causes
@@ -55,6 +55,7 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
             _print(None, out, errors)
             return 1 if faulty else 0
         except _UnprintableError as error:
+            give_up(out)
             if not isinstance(error.cause, BrokenPipeError):  # `| head` has seen enough
                 errors.write(f"cannot be printed: {os.strerror(error.cause.errno or 0)}\n")
                 faulty = True

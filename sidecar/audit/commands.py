@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, TextIO
 
@@ -89,6 +91,7 @@ def cat(
                 print_record(line.record, out)
         out.flush()
     except BrokenPipeError:  # `| head` has seen enough
+        give_up(out)
         return 0
     except KeyboardInterrupt:
         return 0
@@ -138,6 +141,14 @@ def print_record(record: bytes, out: TextIO) -> None:
         return
     text = record.decode("utf-8", "backslashreplace")
     out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def give_up(out: TextIO) -> None:
+    """What was not taken is not offered again when Python ends, which would complain and exit with 120."""
+    with suppress(OSError):  # a stream in memory has no descriptor
+        descriptor = out.fileno()
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), descriptor)
 
 
 def _follow(sources: Sequence[FileReader | SpoolReader], stopped: Callable[[], bool]) -> Iterator[Line | None]:

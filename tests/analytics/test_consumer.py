@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -372,11 +373,12 @@ async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path)
     tree = minimal(tmp_path)
     with_(tree, "audit.kafka", {"bootstrap_servers": topics.broker.plaintext, "topic_prefix": topics.prefix})
     (tmp_path / "sidecar.yaml").write_text(yaml.safe_dump(tree))
-    await send(topics, *(record(number, filler="x" * 50_000) for number in range(8)))  # more than a pipe holds
+    await send(topics, *(record(number, filler="x" * 1_000) for number in range(400)))  # more than a pipe holds
 
     def command(out: Any, *words: str) -> subprocess.Popen[bytes]:
         words = ("-m", "sidecar", "audit", "cat", "--kafka", "--config", str(tmp_path / "sidecar.yaml"), *words)
-        return subprocess.Popen([sys.executable, *words], stdout=out, stderr=subprocess.PIPE)
+        buffered = {"PATH": os.environ["PATH"]}  # without PYTHONUNBUFFERED
+        return subprocess.Popen([sys.executable, *words], stdout=out, stderr=subprocess.PIPE, env=buffered)
 
     def line(process: subprocess.Popen[bytes]) -> bytes:
         assert process.stdout is not None
@@ -386,7 +388,7 @@ async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path)
         errors = (await asyncio.to_thread(process.communicate))[1]
     assert (process.returncode, errors) == (1, b"cannot be printed: No space left on device\n")
     with command(subprocess.PIPE) as process:  # as `| head -1`
-        assert await asyncio.to_thread(line, process) == record(0, filler="x" * 50_000) + b"\n"
+        assert await asyncio.to_thread(line, process) == record(0, filler="x" * 1_000) + b"\n"
         assert process.stdout is not None
         process.stdout.close()
         assert await asyncio.to_thread(process.stderr.read) == b""  # type: ignore[union-attr]
@@ -395,10 +397,10 @@ async def test_as_a_command_it_ends_as_it_should(topics: Topics, tmp_path: Path)
         with command(subprocess.PIPE, *words) as process:
             assert await asyncio.to_thread(line, process)
             if words:
-                for _ in range(7):
+                for _ in range(399):
                     assert await asyncio.to_thread(line, process)
-                await send(topics, record(8))  # shown at once, as small as it is
-                assert await asyncio.to_thread(line, process) == record(8) + b"\n"
+                await send(topics, record(400))  # shown at once, as small as it is
+                assert await asyncio.to_thread(line, process) == record(400) + b"\n"
             process.send_signal(signal.SIGINT)
             errors = (await asyncio.to_thread(process.communicate))[1]
         assert (process.returncode, errors) == (code, b""), words
