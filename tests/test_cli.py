@@ -217,6 +217,22 @@ def test_audit_cat_takes_files_or_kafka_and_says_so(tmp_path: Path, tree: dict[s
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "crud.secrets.audit: no broker can be reached\n")
 
 
+def test_audit_cat_says_what_it_could_not_print(tmp_path: Path) -> None:
+    (tmp_path / "topic.jsonl").write_text('{"seq":1}\n' * 20_000)
+    command = [sys.executable, "-m", "sidecar", "audit", "cat", str(tmp_path / "topic.jsonl")]
+    clean: dict[str, str] = {"PATH": "/usr/bin:/bin"}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=RUN_SECONDS, check=False, env=clean)
+    assert (done.returncode, done.stderr) == (1, b"cannot be printed: No space left on device\n")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean) as process:  # `| head -1`
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b'{"seq":1}\n'
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_audit_ref_names_a_secret_as_the_audit_does(tmp_path: Path, tree: dict[str, Any]) -> None:
     path = written(tmp_path, tree)
     done = run("audit", "ref", "openbao+kv2://secret/app/db#key?version=2", "--config", path)

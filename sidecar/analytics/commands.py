@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from contextlib import aclosing
 from typing import Final, TextIO
 
 from aiokafka.errors import KafkaError
 
-from sidecar.analytics.consumer import Consumer, Delivered, TopicMissingError, TopicReplacedError
-from sidecar.audit.commands import give_up, print_record
+from sidecar.analytics.consumer import Consumer, TopicUnreadableError
+from sidecar.audit.commands import UnprintableError, print_record, unprinted
 from sidecar.audit.kafka_producer import CredentialsUnreadableError, problem_of
 from sidecar.config import Kafka
 from sidecar.kafka_connection import hearing_causes
 
 _AGAIN_SECONDS: Final = 1.0
-
-
-class _UnprintableError(Exception):
-    """What was read cannot be printed: not to be taken for Kafka's connection, nor to be tried again. What is lost in
-    between would be a gap."""
-
-    def __init__(self, cause: OSError) -> None:
-        self.cause = cause
 
 
 def cat(kafka: Kafka, out: TextIO, errors: TextIO, *, follow: bool = False) -> int:
@@ -51,16 +42,16 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
                 async with aclosing(consumer.read(follow=follow)) as messages:
                     async for delivered in messages:
                         said = ""
-                        faulty = _print(delivered, out, errors) or faulty
-            _print(None, out, errors)
+                        if delivered is not None and delivered.fault:
+                            faulty = True
+                            errors.write(f"{delivered.place}: {delivered.fault}\n")
+                        else:
+                            print_record(None if delivered is None else delivered.record, out)
+            print_record(None, out)
             return 1 if faulty else 0
-        except _UnprintableError as error:
-            give_up(out)
-            if not isinstance(error.cause, BrokenPipeError):  # `| head` has seen enough
-                errors.write(f"cannot be printed: {os.strerror(error.cause.errno or 0)}\n")
-                faulty = True
-            return 1 if faulty else 0
-        except (TopicMissingError, TopicReplacedError, CredentialsUnreadableError, KafkaError, OSError) as error:
+        except UnprintableError as error:
+            return unprinted(error, out, errors) or int(faulty)
+        except (TopicUnreadableError, CredentialsUnreadableError, KafkaError, OSError) as error:
             problem = _problem(error, causes, username)
         if problem != said:
             errors.write(f"{consumer.topic}: {problem}\n")
@@ -70,23 +61,8 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-def _print(delivered: Delivered | None, out: TextIO, errors: TextIO) -> bool:
-    """Whether it is a fault. With nothing to print, what was printed is sent on its way."""
-    if delivered is not None and delivered.fault:
-        errors.write(f"{delivered.place}: {delivered.fault}\n")
-        return True
-    try:
-        if delivered is None:
-            out.flush()
-        else:
-            print_record(delivered.record, out)
-    except OSError as error:
-        raise _UnprintableError(error) from None
-    return False
-
-
 def _problem(error: Exception, causes: list[BaseException], username: str | None) -> str:
-    if isinstance(error, TopicMissingError | TopicReplacedError):
+    if isinstance(error, TopicUnreadableError):
         return str(error)
     cause = causes[-1] if causes and isinstance(error, KafkaError | TimeoutError) else error
     return problem_of(cause, username, "read")[1]

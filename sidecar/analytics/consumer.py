@@ -6,6 +6,7 @@ reads it is not disturbed.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,7 @@ _POLL_MS: Final = 500
 _REQUEST_TIMEOUT_MS: Final = 4_000  # less than `answered` waits: what aiokafka gives up by itself it closes
 _FETCH_BYTES: Final = 4 * 1024 * 1024  # of all partitions; a slow line has them within that time
 _WAIT_MS: Final = 100  # of a broker for more; what it is asked meanwhile waits as long
+_STUCK_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 3.0  # between two looks at whether Kafka lives, and what partitions there are
 _CONTROL: Final = re.compile(rb"[\x00-\x1f]")  # none stands in a record: between members they would drive a terminal
 
@@ -31,12 +33,9 @@ NO_RECORD: Final = "no record of the audit"
 DROPPED: Final = "what stood from here on was dropped before it was read"
 
 
-class TopicMissingError(Exception):
-    """The topic is not there, or not shown to this user: Kafka does not tell the two apart."""
-
-
-class TopicReplacedError(Exception):
-    """The topic is not the one that was read, or has lost its end. The next `read` begins with the new one."""
+class TopicUnreadableError(Exception):
+    """The topic is not there, not shown to this user, or not the one that was read (the next `read` begins with the new
+    one); or what stands in it does not come."""
 
 
 class Delivered(NamedTuple):
@@ -61,8 +60,8 @@ class Consumer:
         """The messages up to where the topic ends now, and perhaps some that come meanwhile; with `follow` all that
         come, and None whenever there are no more for the moment.
 
-        Raises what is in the way: `TopicMissingError`, `TopicReplacedError`, `CredentialsUnreadableError`, KafkaError,
-        and OSError for a broker that does not answer.
+        Raises what is in the way: `TopicUnreadableError`, `CredentialsUnreadableError`, KafkaError, and OSError for a
+        broker that does not answer.
         """
         try:
             options = connection(self._kafka)
@@ -82,6 +81,8 @@ class Consumer:
         try:
             await answered(consumer.start())
             ends = await self._ends(consumer)
+            loop = asyncio.get_running_loop()
+            came_at = loop.time()
             while True:
                 batch: dict[TopicPartition, list[Any]] = {}
                 try:
@@ -99,18 +100,20 @@ class Consumer:
                     continue
                 for delivered in self._delivered(batch):
                     yield delivered
-                if follow:
-                    if not batch:
-                        yield None
-                        await self._ends(consumer)
-                    continue
-                if batch and await _is_behind(consumer, ends):
-                    continue
+                if batch:
+                    came_at = loop.time()
+                    if follow or await _is_behind(consumer, ends):
+                        continue
                 now = await self._ends(consumer)
                 if any(now.get(partition, 0) < until for partition, until in ends.items()):
-                    raise TopicReplacedError(f"topic {self.topic} was made anew, or has lost its end")
+                    raise TopicUnreadableError(f"topic {self.topic} was made anew, or has lost its end")
                 if not await _is_behind(consumer, ends):
-                    return
+                    if not follow:
+                        return
+                    yield None
+                    ends, came_at = now, loop.time()
+                elif loop.time() - came_at > _STUCK_SECONDS:  # it answers and sends nothing: seen after a crash
+                    raise TopicUnreadableError(f"what stands in topic {self.topic} does not come")
         finally:
             await end(consumer)
 
@@ -129,7 +132,7 @@ class Consumer:
                 raise
         numbers = consumer.partitions_for_topic(self.topic)
         if not numbers:
-            raise TopicMissingError(f"topic {self.topic} is not there, or this user may not see it")
+            raise TopicUnreadableError(f"topic {self.topic} is not there, or this user may not see it")
         await self._look_at_topic_id(consumer)
         partitions = [TopicPartition(self.topic, number) for number in sorted(numbers)]
         if not consumer.paused() and ends.keys() == set(partitions):
@@ -152,7 +155,7 @@ class Consumer:
         before, self._topic_id = self._topic_id, found or self._topic_id
         if before not in ("", self._topic_id):
             self._next.clear()
-            raise TopicReplacedError(f"topic {self.topic} was made anew")
+            raise TopicUnreadableError(f"topic {self.topic} was made anew")
 
     def _delivered(self, batch: Mapping[TopicPartition, Sequence[Any]]) -> Iterator[Delivered]:
         """These messages, without what came before."""

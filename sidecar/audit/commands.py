@@ -27,6 +27,14 @@ _FOLLOW_SECONDS: Final = 0.2
 _UNSAFE_ON_TERMINAL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class UnprintableError(Exception):
+    """What was read cannot be printed: not to be taken for what it is read from, nor to be tried again. What is lost in
+    between would be a gap."""
+
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
+
+
 def verify(
     paths: Sequence[Path],
     out: TextIO,
@@ -76,23 +84,20 @@ def cat(
     """Prints the records as JSON lines, oldest first; with `follow` goes on as they are written, until `stopped`.
 
     The exact bytes, except on a terminal, where control characters that JSON lets stand are escaped. Exit 1 where a
-    line could not be read.
+    line could not be read or printed.
     """
     faulty = False
     errors = errors or sys.stderr
     try:
         for line in _follow(readers(paths), stopped) if follow else read_all(paths):
-            if line is None:
-                out.flush()
-            elif line.fault:
+            if line is not None and line.fault:
                 faulty = True
                 errors.write(f"{line.path}:{line.number}: {line.fault}\n")
             else:
-                print_record(line.record, out)
-        out.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        give_up(out)
-        return 0
+                print_record(None if line is None else line.record, out)
+        print_record(None, out)
+    except UnprintableError as error:
+        return unprinted(error, out, errors)
     except KeyboardInterrupt:
         return 0
     except OSError as error:
@@ -133,22 +138,32 @@ def _print_chain(chain: Chain, out: TextIO, *, checked: bool) -> None:
         out.write(f"  last run has no AUDIT_STOP: still running, or crashed after seq {chain.seq}\n")
 
 
-def print_record(record: bytes, out: TextIO) -> None:
-    """One line: the exact bytes, except on a terminal, where control characters that JSON lets stand are escaped."""
+def print_record(record: bytes | None, out: TextIO) -> None:
+    """One line: the exact bytes, except on a terminal, where control characters that JSON lets stand are escaped. With
+    nothing to print, what was printed is sent on its way. Raises `UnprintableError`."""
     sink: BinaryIO | None = getattr(out, "buffer", None)
-    if sink is not None and not out.isatty():
-        sink.write(record + b"\n")
-        return
-    text = record.decode("utf-8", "backslashreplace")
-    out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+    try:
+        if record is None:
+            out.flush()
+        elif sink is not None and not out.isatty():
+            sink.write(record + b"\n")
+        else:
+            text = record.decode("utf-8", "backslashreplace")
+            out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+    except OSError as error:
+        raise UnprintableError(error) from None
 
 
-def give_up(out: TextIO) -> None:
-    """What was not taken is not offered again when Python ends, which would complain and exit with 120."""
+def unprinted(error: UnprintableError, out: TextIO, errors: TextIO) -> int:
+    """The exit code after it: 0 where `| head` has seen enough, else 1, and it is said."""
     with suppress(OSError):  # a stream in memory has no descriptor
         descriptor = out.fileno()
-        with Path(os.devnull).open("wb") as null:
+        with Path(os.devnull).open("wb") as null:  # else Python offers it again as it ends, complains, and exits 120
             os.dup2(null.fileno(), descriptor)
+    if isinstance(error.cause, BrokenPipeError):
+        return 0
+    errors.write(f"cannot be printed: {os.strerror(error.cause.errno or 0)}\n")
+    return 1
 
 
 def _follow(sources: Sequence[FileReader | SpoolReader], stopped: Callable[[], bool]) -> Iterator[Line | None]:

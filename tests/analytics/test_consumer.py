@@ -18,13 +18,13 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
 
 from sidecar.analytics import commands
 from sidecar.analytics import consumer as consumer_module
 from sidecar.analytics.commands import cat
-from sidecar.analytics.consumer import Consumer, Delivered, TopicReplacedError
+from sidecar.analytics.consumer import Consumer, Delivered, TopicUnreadableError
 from sidecar.config import Kafka
 from tests.audit.spools import journal_in, permit, verified
 from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
@@ -278,7 +278,7 @@ async def test_what_is_lost_while_it_is_read_is_said(topics: Topics, lost: str) 
             (place,) = [each.place for each in found if each.fault == consumer_module.DROPPED]
             assert place in {f"{topics.audit}/0:{offset}" for offset in range(1, 7)}
         else:
-            with pytest.raises(TopicReplacedError):
+            with pytest.raises(TopicUnreadableError):
                 await read()
             assert not any(each.fault for each in found)
 
@@ -291,7 +291,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_though_it_is_longer_
     assert len([each async for each in consumer.read(follow=False)]) == 3
     await topics.remake()
     await send(topics, *(record(number) for number in range(2, 8)))
-    with pytest.raises(TopicReplacedError, match="made anew"):
+    with pytest.raises(TopicUnreadableError, match="made anew"):
         await anext(consumer.read(follow=False))
     found = [each.record async for each in consumer.read(follow=False) if each]
     assert found == [record(number) for number in range(3, 8)]
@@ -313,6 +313,24 @@ async def test_it_needs_to_read_its_topic_and_nothing_else(topics: Topics, tmp_p
     await allow_to_read(topics.broker.plaintext, "mallory", readable.audit)
     config = secured(readable, tmp_path, topics.broker.powerless)
     assert await printed(config) == (0, record(1).decode() + "\n", "")
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["once", "following"])
+async def test_a_broker_that_answers_and_sends_nothing_is_not_waited_for_for_ever(
+    topics: Topics, monkeypatch: pytest.MonkeyPatch, follow: bool
+) -> None:
+    """Seen of aiokafka after a broker's crash, and not to be had at will: here its consumer fetches nothing."""
+
+    async def nothing(*_: Any, **__: Any) -> dict[Any, Any]:
+        await asyncio.sleep(0.01)
+        return {}
+
+    monkeypatch.setattr(consumer_module, "_STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", nothing)
+    await send(topics, record(1))
+    async with aclosing(Consumer(topics.config()).read(follow=follow)) as messages:
+        with pytest.raises(TopicUnreadableError, match="does not come"):
+            assert [each async for each in messages] == []
 
 
 async def test_what_is_in_the_way_is_said(topics: Topics, tmp_path: Path) -> None:
