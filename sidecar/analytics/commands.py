@@ -24,13 +24,16 @@ def cat(kafka: Kafka, out: TextIO, errors: TextIO, *, follow: bool = False) -> i
 
     Exit 1 where a message is no record, or where not all could be read or printed.
     """
-    quiet = logging.getLogger("aiokafka")  # what it has to say is said here, once
-    quiet.addHandler(logging.NullHandler())
-    quiet.propagate = False
+    library = logging.getLogger("aiokafka")
+    library.propagate = False  # what it has to say is said here, once
+    library.addHandler(nowhere := logging.NullHandler())
     try:
         return asyncio.run(_cat(Consumer(kafka), kafka.username, out, errors, follow=follow))
     except KeyboardInterrupt:
         return 0 if follow else 1
+    finally:
+        library.removeHandler(nowhere)
+        library.propagate = True
 
 
 async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: TextIO, *, follow: bool) -> int:

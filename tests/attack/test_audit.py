@@ -880,32 +880,26 @@ async def test_audit_04_a_forged_instance_does_not_drive_the_verifiers_terminal(
 
 # -- 05: Kafka: certificate, ACL, topic gone, oversize, duplicate, reorder (more in tests/audit/test_kafka*.py) -----
 @pytest.mark.real
-async def test_audit_05_a_broker_with_a_certificate_of_another_ca_gets_nothing(
-    topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_audit_05_a_broker_with_a_certificate_of_another_ca_gets_nothing(topics: Topics, spool: Path) -> None:
     await topics.create()
     config = secured(topics, spool.parent, topics.broker.scram, ca_file=topics.broker.foreign_ca)
     async with journal_in(spool) as journal, shipping(journal, config) as shipper:
         await journal.append(permit("one"))
-        await until(lambda: shipper.status().warning, "a warning")
+        await until(lambda: "the broker's certificate is refused: " in shipper.status().warning, "the warning")
         assert journal.status().healthy
-    assert "certificate verify failed" in caplog.text
     assert await topics.values() == []
     assert names(spool) == ["one"]
 
 
 @pytest.mark.real
-async def test_audit_05_a_broker_under_another_name_gets_nothing(
-    topics: Topics, spool: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_audit_05_a_broker_under_another_name_gets_nothing(topics: Topics, spool: Path) -> None:
     """The certificate names localhost and 127.0.0.1; 0.0.0.0 leads here too (Linux), but is not named."""
     await topics.create()
     port = topics.broker.sasl_ssl.rpartition(":")[2]
     config = secured(topics, spool.parent, topics.broker.scram, bootstrap_servers=f"0.0.0.0:{port}")
     async with journal_in(spool) as journal, shipping(journal, config) as shipper:
         await journal.append(permit("one"))
-        await until(lambda: shipper.status().warning, "a warning")
-    assert "certificate verify failed: IP address mismatch" in caplog.text
+        await until(lambda: "is refused: IP address mismatch" in shipper.status().warning, "the warning")
     assert await topics.values() == []
 
 
