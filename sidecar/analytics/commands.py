@@ -10,7 +10,7 @@ from typing import Final, TextIO
 from aiokafka.errors import KafkaError
 
 from sidecar.analytics.consumer import Consumer, TopicUnreadableError
-from sidecar.audit.commands import UnprintableError, print_record, unprinted
+from sidecar.audit.commands import UnprintableError, print_read, unprinted
 from sidecar.audit.kafka_producer import CredentialsUnreadableError, problem_of
 from sidecar.config import Kafka
 from sidecar.kafka_connection import hearing_causes
@@ -45,12 +45,8 @@ async def _cat(consumer: Consumer, username: str | None, out: TextIO, errors: Te
                 async with aclosing(consumer.read(follow=follow)) as messages:
                     async for delivered in messages:
                         said = ""
-                        if delivered is not None and delivered.fault:
-                            faulty = True
-                            errors.write(f"{delivered.place}: {delivered.fault}\n")
-                        else:
-                            print_record(None if delivered is None else delivered.record, out)
-            print_record(None, out)
+                        faulty = print_read(delivered, out, errors) or faulty
+            print_read(None, out, errors)
             return 1 if faulty else 0
         except UnprintableError as error:
             return unprinted(error, out, errors) or int(faulty)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, Protocol, TextIO
 
 import orjson
 
@@ -25,6 +25,17 @@ _FOLLOW_SECONDS: Final = 0.2
 # would drive the terminal of whoever reads the record. As escapes they are the same JSON. C0 controls stand in no
 # record, but may in a file that somebody made.
 _UNSAFE_ON_TERMINAL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+class Read(Protocol):
+    """What was read of a file or a topic: a record's exact bytes, or what is wrong at this place."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def record(self) -> bytes: ...
+    @property
+    def fault(self) -> str: ...
 
 
 class UnprintableError(Exception):
@@ -90,12 +101,8 @@ def cat(
     errors = errors or sys.stderr
     try:
         for line in _follow(readers(paths), stopped) if follow else read_all(paths):
-            if line is not None and line.fault:
-                faulty = True
-                errors.write(f"{line.path}:{line.number}: {line.fault}\n")
-            else:
-                print_record(None if line is None else line.record, out)
-        print_record(None, out)
+            faulty = print_read(line, out, errors) or faulty
+        print_read(None, out, errors)
     except UnprintableError as error:
         return unprinted(error, out, errors)
     except KeyboardInterrupt:
@@ -138,20 +145,30 @@ def _print_chain(chain: Chain, out: TextIO, *, checked: bool) -> None:
         out.write(f"  last run has no AUDIT_STOP: still running, or crashed after seq {chain.seq}\n")
 
 
-def print_record(record: bytes | None, out: TextIO) -> None:
-    """One line: the exact bytes, except on a terminal, where control characters that JSON lets stand are escaped. With
-    nothing to print, what was printed is sent on its way. Raises `UnprintableError`."""
-    sink: BinaryIO | None = getattr(out, "buffer", None)
+def print_read(read: Read | None, out: TextIO, errors: TextIO) -> bool:
+    """Prints a record, or tells what is wrong at its place; returns whether anything is. With nothing read, what was
+    printed is sent on its way. Raises `UnprintableError`."""
+    if read is not None and read.fault:
+        errors.write(f"{read.place}: {read.fault}\n")
+        return True
     try:
-        if record is None:
+        if read is None:
             out.flush()
-        elif sink is not None and not out.isatty():
-            sink.write(record + b"\n")
         else:
-            text = record.decode("utf-8", "backslashreplace")
-            out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+            _print_record(read.record, out)
     except OSError as error:
         raise UnprintableError(error) from None
+    return False
+
+
+def _print_record(record: bytes, out: TextIO) -> None:
+    """One line: the exact bytes, except on a terminal, where control characters that JSON lets stand are escaped."""
+    sink: BinaryIO | None = getattr(out, "buffer", None)
+    if sink is not None and not out.isatty():
+        sink.write(record + b"\n")
+        return
+    text = record.decode("utf-8", "backslashreplace")
+    out.write(_UNSAFE_ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def unprinted(error: UnprintableError, out: TextIO, errors: TextIO) -> int:

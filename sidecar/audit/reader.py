@@ -35,6 +35,11 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     end: int
     fault: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where it stands, for a person."""
+        return f"{self.path}:{self.number}"
+
 
 class FileReader:
     """Reads one file as it grows, whole lines only. Whether its lines are framed is told by its first byte.
