@@ -27,7 +27,7 @@ from sidecar.analytics.commands import cat
 from sidecar.analytics.consumer import Consumer, Delivered, TopicUnreadableError
 from sidecar.config import Kafka
 from tests.audit.spools import journal_in, permit, verified
-from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, topics_of
 from tests.real.kafka import KafkaBroker
 from tests.real.kafka_users import allow_to_read, allow_to_write
 from tests.support.waiting import until
@@ -43,7 +43,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
-    made = Topics(kafka, "read-" + request.node.name.replace("[", "-").replace("]", "").replace(" ", "-")[:150])
+    made = topics_of(kafka, request, "read-")
     await made.create()
     return made
 

@@ -279,11 +279,8 @@ async def test_audit_02_a_disk_that_hangs_is_refused_after_a_while_and_taken_aga
             while not journal.status().healthy:
                 await asyncio.sleep(0.01)
         await journal.append(permit("after"))
-    assert names(spool) == [
-        "gone",
-        "hung",
-        "after",
-    ]  # a record of what was not done harms nobody; the other way round it would
+    # A record of what was not done harms nobody; the other way round it would.
+    assert names(spool) == ["gone", "hung", "after"]
 
 
 async def test_audit_02_without_a_free_inode_the_last_segment_goes_on(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import re
 import stat
 import threading
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -513,17 +513,25 @@ async def test_when_the_very_first_fsync_fails_the_journal_still_begins(
     assert verified(spool)[0] == 0
 
 
+@contextmanager
+def uncuttable(monkeypatch: pytest.MonkeyPatch, number: int = errno.EIO) -> Iterator[None]:
+    """The next sync fails, and what it leaves cannot be cut off."""
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", FailingSync(1))
+        broken.setattr(os, "ftruncate", fails)
+        yield
+
+
 async def test_nothing_is_written_while_a_failed_write_cannot_be_cut_off(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(30, "Read-only file system")
-
     async with journal_in(spool) as journal:
         await journal.append(permit("before"))
-        with monkeypatch.context() as broken:
-            broken.setattr(os, "fdatasync", FailingSync(1))
-            broken.setattr(os, "ftruncate", fails)
+        with uncuttable(monkeypatch, errno.EROFS):
             await refused(journal, permit("lost"))
             await refused(journal, permit("lost too"))
         await journal.append(permit("after"))
@@ -534,14 +542,9 @@ async def test_nothing_is_written_while_a_failed_write_cannot_be_cut_off(
 async def test_a_segment_cut_while_a_failed_write_stands_in_it_is_not_filled_up_with_nothing(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
     async with journal_in(spool) as journal:
         await journal.append(permit("before"))
-        with monkeypatch.context() as broken:
-            broken.setattr(os, "fdatasync", FailingSync(1))
-            broken.setattr(os, "ftruncate", fails)
+        with uncuttable(monkeypatch):
             await refused(journal, permit("lost"))
             (segment,) = segments(spool)
             os.truncate(segment, 10)
@@ -553,15 +556,10 @@ async def test_a_segment_cut_while_a_failed_write_stands_in_it_is_not_filled_up_
 async def test_a_segment_begun_by_the_probe_is_named_by_the_record_it_will_begin_with(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
     monkeypatch.setattr(writer_module, "PROBE_SECONDS", 0.05)
     async with journal_in(spool) as journal:
         await journal.append_many([permit(str(n)) for n in range(10)])
-        with monkeypatch.context() as broken:
-            broken.setattr(os, "fdatasync", FailingSync(1))
-            broken.setattr(os, "ftruncate", fails)
+        with uncuttable(monkeypatch):
             await refused(journal, permit("lost"))
         async with asyncio.timeout(5):
             while not journal.status().healthy:

@@ -26,7 +26,7 @@ from sidecar.audit.record import Event, Record
 from sidecar.clock import SystemClock
 from sidecar.ops.metrics import REGISTRY
 from tests.audit.spools import journal_in, names, opened, permit, records, segments, verified
-from tests.audit.topics import Topics, caught_up, hurry, secured, shipping
+from tests.audit.topics import Topics, caught_up, hurry, secured, shipping, topics_of
 from tests.real.kafka import KafkaBroker
 from tests.support.waiting import until
 
@@ -40,8 +40,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def topics(kafka: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
-    prefix = request.node.name.replace("[", "-").replace("]", "").replace(" ", "-")[:150]
-    return Topics(kafka, prefix)
+    return topics_of(kafka, request)
 
 
 @pytest.fixture

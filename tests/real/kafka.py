@@ -96,6 +96,19 @@ def _fetch(folder: Path) -> None:
     (folder / "complete").touch()
 
 
+@asynccontextmanager
+async def admin_of(address: str) -> AsyncIterator[Any]:
+    """aiokafka's client for a broker's administration."""
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
 class KafkaBroker:
     """One broker, its own controller. What it stored stays over `kill`, `stop` and `start`."""
 
@@ -200,26 +213,26 @@ class KafkaBroker:
 
         places = {number: list(replicas) for number in range(partitions)}
         size = (-1, -1, places) if replicas else (partitions, 1, None)
-        async with self._admin() as admin:
+        async with admin_of(self.plaintext) as admin:
             await admin.create_topics([NewTopic(name, *size, configs) for name in names])
 
     async def delete_topics(self, *names: str) -> None:
         """Removes topics with all that stands in them."""
-        async with self._admin() as admin:
+        async with admin_of(self.plaintext) as admin:
             await admin.delete_topics(list(names))
 
     async def change_topic(self, name: str, **configs: str) -> None:
         """Sets configuration values of a topic."""
         from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-        async with self._admin() as admin:
+        async with admin_of(self.plaintext) as admin:
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs)])
 
     async def add_partitions(self, topic: str, count: int) -> None:
         """So many in all."""
         from aiokafka.admin import NewPartitions
 
-        async with self._admin() as admin:
+        async with admin_of(self.plaintext) as admin:
             await admin.create_partitions({topic: NewPartitions(count)})
 
     async def drop_records(self, topic: str, *before: int) -> None:
@@ -227,7 +240,7 @@ class KafkaBroker:
         from aiokafka import TopicPartition
         from aiokafka.admin import RecordsToDelete
 
-        async with self._admin() as admin:
+        async with admin_of(self.plaintext) as admin:
             dropped = {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in enumerate(before)}
             await admin.delete_records(dropped)
 
@@ -259,17 +272,6 @@ class KafkaBroker:
         return tail(self.log)
 
     # -- inside ------------------------------------------------------------------------------------------------------
-    @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[Any]:
-        from aiokafka.admin import AIOKafkaAdminClient
-
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.plaintext)
-        await admin.start()
-        try:
-            yield admin
-        finally:
-            await admin.close()
-
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:

@@ -6,7 +6,6 @@ import hashlib
 import secrets
 from typing import Any, Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -19,6 +18,8 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
+
+from tests.real.kafka import admin_of
 
 _TOPIC, _PREFIXED, _ALLOW, _READ, _WRITE = 2, 4, 3, 3, 4
 _ITERATIONS: Final = 4096
@@ -96,9 +97,5 @@ async def _allow(broker: str, name: str, prefix: str, operation: int) -> None:
 
 
 async def _asked(broker: str, request: Request[Any]) -> Any:
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker)
-    await admin.start()
-    try:
+    async with admin_of(broker) as admin:
         return await admin._send_request(request)
-    finally:
-        await admin.close()
